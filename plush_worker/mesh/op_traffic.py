@@ -1,0 +1,193 @@
+"""Ops on the hosts of one worker: sent, signalled, their states and output taken in, acknowledged, closed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from plush_worker.mesh import orders
+from plush_worker.mesh.effects import AskOp, Effect, Emit, StoreOutput
+from plush_worker.mesh.host_table import ANY_OP, HostTable
+from plush_worker.mesh.progress import OpProgress, SyncPoint
+from plush_worker.model import OpRecord
+from plush_worker.node import frames, hostset, messages
+from plush_worker.node.hostset import to_text
+
+
+class OpTraffic:
+    """Works on the host table; what it returns is for the driver."""
+
+    def __init__(self, table: HostTable) -> None:
+        self._table = table
+        self.ops: dict[int, OpProgress] = {}
+        self._unclaimed: dict[int, int] = {}  # op held by hosts, not known here -> those hosts
+
+    def op_ordered(self, record: OpRecord) -> list[Effect]:
+        """An op of the coordinator's; sent to those of its hosts that can take it. Idempotent."""
+        if record.kind == "signal":
+            return self._signal_ordered(record)
+        if record.op in self.ops:
+            return []
+        targets = hostset.from_text(record.hosts) & self._table.mine()
+        progress = self.ops[record.op] = OpProgress(record, targets)
+        effects = self._send_op(progress, self._table.in_reach(targets, record.op))
+        if held := self._unclaimed.pop(record.op, 0):
+            effects += self._resume(progress, held)
+        return effects
+
+    def op_forgotten(self, op: int) -> list[Effect]:
+        """Nobody knows the op that hosts hold: they may forget it."""
+        return self._close_op(op, self._unclaimed.pop(op, 0))
+
+    def ops_closed(self, run_id: str) -> list[Effect]:
+        """The run is over: what is left of its ops here is forgotten."""
+        effects: list[Effect] = []
+        for op, progress in list(self.ops.items()):
+            if progress.record.run_id == run_id:
+                effects += self._close_op(op, progress.targets & ~progress.reported)
+                del self.ops[op]
+        return effects
+
+    def sync_points(self) -> dict[int, SyncPoint]:
+        """What a write that begins now will make safe; give it back to synced() when it has ended."""
+        return {op: progress.sync_point() for op, progress in self.ops.items()}
+
+    def synced(self, points: Mapping[int, SyncPoint]) -> list[Effect]:
+        """Output taken in before ``points`` is on disk and indexed: report ends, acknowledge."""
+        effects: list[Effect] = []
+        for op, point in points.items():
+            progress = self.ops.get(op)
+            if progress is None:
+                continue
+            for hosts, out, err in progress.acknowledgements(point):
+                effects += self._acknowledge(op, progress, hosts, out, err, resume=False)
+            effects += self._report_ended(op, progress, point.complete & ~progress.reported)
+        return effects
+
+    def _signal_ordered(self, record: OpRecord) -> list[Effect]:
+        progress = self.ops.get(record.ref)
+        if progress is None:
+            targets = hostset.from_text(record.hosts) & self._table.mine()
+            return self._send_signal(record, self._table.in_reach(targets, ANY_OP))
+        if any(known.op == record.op for known in progress.signals):
+            return []
+        progress.signals.append(record)
+        targets = hostset.from_text(record.hosts) & progress.targets & ~progress.ended
+        return self._send_signal(record, self._table.in_reach(targets, ANY_OP))
+
+    def _send_signal(self, record: OpRecord, hosts: int) -> list[Effect]:
+        body = messages.encode(
+            frames.SIGNAL, op=record.op, ref=record.ref, signal=record.signal, grace_ms=record.grace_ms
+        )
+        return self._table.multicast(hosts, frames.SIGNAL, body)
+
+    def _send_op(self, progress: OpProgress, hosts: int) -> list[Effect]:
+        if not hosts:
+            return []
+        progress.sent |= hosts
+        return self._table.multicast(hosts, frames.OP, orders.op_body(progress.record))
+
+    def catch_up(self, fresh: int, order: int) -> list[Effect]:
+        """Hosts have come up: an op newer than their admission goes to them; an older one that may have reached an
+        earlier incarnation is sent again, so that the host says what became of it (P1 keeps it from starting)."""
+        effects: list[Effect] = []
+        for op, progress in self.ops.items():
+            waiting = fresh & progress.targets & ~progress.ended
+            again = waiting & progress.sent if order > op else 0
+            first = waiting & ~progress.sent if order < op else 0
+            effects += self._send_op(progress, again | first)
+            for record in progress.signals:
+                effects += self._send_signal(record, waiting & hostset.from_text(record.hosts))
+            effects += self._close_op(op, fresh & progress.reported)
+        return effects
+
+    def unreached(self, hosts: int) -> None:
+        """The link to these hosts failed before a node program could read anything: no op got to them."""
+        for progress in self.ops.values():
+            progress.sent &= progress.started | ~hosts
+
+    def take_state(self, hosts: int, values: dict[str, Any]) -> list[Effect]:
+        """A STATE message."""
+        progress = self.ops.get(values["op"])
+        if progress is None:
+            return []
+        new = progress.take_state(hosts & progress.targets, values)
+        if new and values["state"] == "started":
+            run = progress.record.run_id
+            return [Emit(run, {"type": "op_started", "op": values["op"], "hosts": to_text(new)})]
+        return []
+
+    def take_output(self, hosts: int, body: bytes) -> list[Effect]:
+        """An OUTPUT message. Raises MessageError."""
+        op, stream, flags, offset = messages.decode_output(body)
+        progress = self.ops.get(op)
+        if progress is None:
+            return []
+        size = len(body) - messages.OUTPUT_HEADER_BYTES
+        if flags & messages.GAP:
+            if size != 8:
+                raise messages.MessageError(f"a gap of {size} bytes, not 8")
+            size = int.from_bytes(body[messages.OUTPUT_HEADER_BYTES :], "big")
+        ledger = progress.stream(stream)
+        accepted, ahead = ledger.advance(hosts & progress.targets, offset, size, bool(flags & messages.END))
+        effects: list[Effect] = []
+        if ahead:
+            effects += self._resume(progress, ahead)
+        if accepted:
+            progress.bytes_since_ack += len(body)
+            effects.append(
+                StoreOutput(progress.record.run_id, frames.encode(frames.OUTPUT, hostset.encode(accepted), body))
+            )
+        return effects
+
+    def take_held(self, hosts: int, op: int) -> list[Effect]:
+        """A HELD message: node programs took the op over and ask where to go on."""
+        progress = self.ops.get(op)
+        if progress is not None:
+            effects = self._resume(progress, hosts & progress.targets)
+            return effects + self._close_op(op, hosts & progress.reported)
+        known = op in self._unclaimed
+        self._unclaimed[op] = self._unclaimed.get(op, 0) | hosts
+        return [] if known else [AskOp(op)]
+
+    def _resume(self, progress: OpProgress, hosts: int) -> list[Effect]:
+        effects: list[Effect] = []
+        progress.sent |= hosts
+        for group, out, err in progress.offsets(hosts):
+            effects += self._acknowledge(progress.record.op, progress, group, out, err, resume=True)
+        return effects
+
+    def _acknowledge(
+        self, op: int, progress: OpProgress, hosts: int, out: int, err: int, *, resume: bool
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        for ordinal, group in enumerate(
+            (hosts & ~progress.started & ~progress.ended, hosts & progress.started & ~progress.ended, hosts & progress.ended)
+        ):
+            body = messages.encode(frames.ACK, op=op, stdout=out, stderr=err, ordinal=ordinal, resume=resume)
+            effects += self._table.multicast(self._table.in_reach(group, ANY_OP), frames.ACK, body)
+        return effects
+
+    def _report_ended(self, op: int, progress: OpProgress, complete: int) -> list[Effect]:
+        if not complete:
+            return []
+        effects: list[Effect] = []
+        for outcome, hosts in progress.outcomes.items():
+            if ended := hosts & complete:
+                event = {"type": "op_ended", "op": op, "hosts": to_text(ended), "state": outcome.state}
+                event |= {"code": outcome.code, "signal": outcome.signal, "detail": outcome.detail}
+                closes = self._close_op(op, ended)
+                effects.append(Emit(progress.record.run_id, event, then=tuple(closes)))
+        progress.reported |= complete
+        return effects
+
+    def _close_op(self, op: int, hosts: int) -> list[Effect]:
+        return self._table.multicast(self._table.in_reach(hosts, ANY_OP), frames.CLOSE, messages.encode(frames.CLOSE, ops=[op]))
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the state contradicts itself."""
+        for op, progress in self.ops.items():
+            assert not progress.ended & ~progress.targets, f"op {op} ended where it was not sent"
+            assert not progress.reported & ~progress.ended, f"op {op} was reported before it ended"
+            progress.stdout.check_invariants()
+            progress.stderr.check_invariants()
