@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
@@ -18,7 +18,9 @@ class JsonRecord:
 
     def to_json(self) -> str:
         """Compact JSON of all fields."""
-        return json.dumps(asdict(self), separators=(",", ":"))  # type: ignore[call-overload, no-any-return, unused-ignore]
+        # Not asdict, which copies every host of a run: 25 of the 30 ms of storing one with 489 hosts.
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

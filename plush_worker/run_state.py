@@ -70,6 +70,7 @@ class RunState:
     up: int = 0
     given_up: int = 0  # unreachable for good
     touched: int = 0  # an op may have got to them
+    reached: int = 0  # a node program was there when, or after, an op was ordered
     ops: dict[int, int] = field(default_factory=dict)  # exec op -> hosts it is meant for
     started: int = 0
     ended: int = 0
@@ -105,20 +106,22 @@ class RunState:
                 self.ops[op] = meant & ~hosts
             self.ops[event["op"]] = hosts
             self.touched |= hosts
+            self.reached |= hosts & self.up
 
     def _hosts_up(self, event: Mapping[str, Any]) -> None:
         hosts = from_text(event["hosts"]) & self.targets
         self.up |= hosts
+        self.reached |= hosts & self.touched
         self.given_up &= ~hosts
         for number in hostset.members(hosts):
             self.orders[number] = event["order"]
 
     def _hosts_lost(self, event: Mapping[str, Any]) -> None:
         hosts = from_text(event["hosts"]) & self.targets
-        was_up = hosts & self.up
         self.up &= ~hosts
-        if not event["reached"]:
-            self.touched &= ~(hosts & ~was_up & ~self.started)
+        if event["reached"]:
+            self.reached |= hosts & self.touched
+        self.touched &= self.reached | ~hosts
         if not event["final"]:
             return
         self.given_up |= hosts

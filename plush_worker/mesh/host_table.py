@@ -47,6 +47,7 @@ class Host:
     phase: Phase = Phase.WAITING
     order: int = 0  # of the last link order
     was_up: bool = False
+    ever_reached: bool = False  # a node program may have read what was sent to it
     tries: int = 0
     retry_at: float = 0.0
     reason: tuple[str, str] = ("", "")  # code, detail; when GONE

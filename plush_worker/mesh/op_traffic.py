@@ -111,11 +111,18 @@ class OpTraffic:
         progress = self.ops.get(values["op"])
         if progress is None:
             return []
-        new = progress.take_state(hosts & progress.targets, values)
-        if new and values["state"] == "started":
-            run = progress.record.run_id
-            return [Emit(run, {"type": "op_started", "op": values["op"], "hosts": to_text(new)})]
+        progress.take_state(hosts & progress.targets, values)
         return []
+
+    def report_started(self) -> list[Effect]:
+        """One event for all that have started since the last call and still run: what ends soon needs none."""
+        effects: list[Effect] = []
+        for op, progress in self.ops.items():
+            if new := progress.started & ~progress.started_reported & ~progress.ended:
+                progress.started_reported |= new
+                event = {"type": "op_started", "op": op, "hosts": to_text(new)}
+                effects.append(Emit(progress.record.run_id, event))
+        return effects
 
     def take_output(self, hosts: int, body: bytes) -> list[Effect]:
         """An OUTPUT message. Raises MessageError."""

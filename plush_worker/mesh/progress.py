@@ -38,6 +38,7 @@ class OpProgress:
     targets: int
     sent: int = 0  # an OP frame may have reached them
     started: int = 0
+    started_reported: int = 0
     outcomes: dict[Outcome, int] = field(default_factory=dict)
     ended: int = 0  # union of outcomes
     reported: int = 0  # op_ended was appended to the run's stream

@@ -140,8 +140,8 @@ class MeshState:
     # ---- time
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Retries that are due."""
-        return self.linking.tick(now_s)
+        """Retries that are due; ops that have been running for a while."""
+        return [*self.linking.tick(now_s), *self.traffic.report_started()]
 
     def busy(self) -> bool:
         """Whether a run still waits for something here."""
@@ -176,7 +176,8 @@ class MeshState:
             if not above:
                 return 0
         self.table.move(number, Phase.UP)
-        host.was_up, host.tries = True, 0
+        host.was_up = host.ever_reached = True
+        host.tries = 0
         return above | 1 << number
 
     def _lost_below(self, root: int, hosts: int, values: dict[str, Any], now_s: float) -> list[Effect]:
@@ -190,14 +191,17 @@ class MeshState:
         if host.order != order or host.phase not in (Phase.LINKING, Phase.UP):
             return []
         fallen = 0
+        host.ever_reached |= reached
         for number in members(self.table.below(child) & ~(1 << child)):
             below = self.table.hosts[number]
+            below.ever_reached |= reached and below.phase is Phase.LINKING
             if below.phase in (Phase.LINKING, Phase.UP):
                 fallen |= 1 << number
             if below.phase in (Phase.LINKING, Phase.UP, Phase.DOWN):
                 self.table.move(number, Phase.WAITING)
-        if not reached and host.phase is Phase.LINKING:
-            self.traffic.unreached(fallen | 1 << child)
+        self.traffic.unreached(
+            hostset.of(n for n in members(fallen | 1 << child) if not self.table.hosts[n].ever_reached)
+        )
         self.table.move(child, Phase.DOWN)
         final = self.linking.is_final(host, code)
         lost = {"type": "hosts_lost", "child": child, "reached": reached}

@@ -8,6 +8,9 @@ from _struct import Struct
 
 from .limits import MAX_FRAME_BYTES
 
+MARKER = b"PLUSH-NODE-1 c41f7a90\n"  # a node program's last bytes before its first frame
+FAIL = b"PLUSH-FAIL "  # or in its place: "<code> <text>\n", code as in LOST
+
 _HEADER = Struct("!IBBHQ")
 _LENGTH = Struct("!I")
 HEADER_BYTES = _HEADER.size  # of a frame, before hosts and body
@@ -72,7 +75,3 @@ class Decoder:
         if at:
             del buffer[:at]
         return found
-
-    def pending(self) -> int:
-        """Bytes of a frame that isn't complete; 0 at the end of a sound stream."""
-        return len(self._buffer)

@@ -22,6 +22,7 @@ MERGE_HOLD_MS = 20
 MERGE_TABLE_BYTES = 1 << 20
 
 MAX_PAYLOAD_BYTES = 1 << 20  # the compressed node program, as a loader accepts it
+LOADER_S = 300  # from the loader's start to HELLO; then it ends itself
 MAX_PRELUDE_BYTES = 16 << 20  # banners and start-up files may print this much before the marker
 PRELUDE_QUOTE_BYTES = 2000  # ... of which an error quotes the last
 MAX_CONTROL_QUEUE_BYTES = 16 << 20

@@ -24,34 +24,22 @@ class MessageError(ValueError):
     """The other side sent a body that isn't what its kind says."""
 
 
-def _field(*types):
-    return types
-
-
-_INT, _STR, _BIN, _BOOL, _LIST, _MAP = (
-    _field(int), _field(str), _field(bytes), _field(bool), _field(list), _field(dict))  # fmt: skip
-_NONE = type(None)
+_INT, _STR, _BIN, _BOOL, _LIST, _MAP = (int,), (str,), (bytes,), (bool,), (list,), (dict,)
+_INT_OR_NONE = (int, type(None))
 
 # kind -> field -> (accepted types...). docs/protocol.md says what each field means.
 FIELDS = {
     frames.HELLO: {"version": _INT, "mesh": _STR, "host": _INT, "order": _INT, "name": _STR,
                    "beat_s": _INT, "hold_ms": _INT, "window": _INT, "connect_s": _INT},
     frames.LINK: {"order": _INT, "ssh": _LIST, "entries": _LIST},
-    frames.UNLINK: {},
     frames.OP: {"op": _INT, "command": _BIN, "env": _MAP, "ttl_s": _INT, "timeout_s": _INT},
     frames.SIGNAL: {"op": _INT, "ref": _INT, "signal": _INT, "grace_ms": _INT},
     frames.ACK: {"op": _INT, "stdout": _INT, "stderr": _INT, "ordinal": _INT, "resume": _BOOL},
-    frames.CLOSE: {"ops": _LIST},
-    frames.QUIT: {"kill": _BOOL},
-    frames.BEAT: {},
+    frames.CLOSE: {"ops": _LIST}, frames.QUIT: {"kill": _BOOL}, frames.BEAT: {}, frames.UNLINK: {},
     frames.READY: {"order": _INT, "version": _INT, "python": _STR},
     frames.LOST: {"order": _INT, "child": _INT, "code": _STR, "detail": _STR, "reached": _BOOL},
-    frames.STATE: {"op": _INT, "ordinal": _INT, "state": _STR, "code": _field(int, _NONE),
-                   "signal": _field(int, _NONE), "detail": _STR},
-    frames.HELD: {"op": _INT},
-    frames.LOG: {"text": _STR},
-    frames.PING: {"n": _INT},
-    frames.PONG: {"n": _INT},
+    frames.STATE: {"op": _INT, "ordinal": _INT, "state": _STR, "detail": _STR, "code": _INT_OR_NONE, "signal": _INT_OR_NONE},
+    frames.HELD: {"op": _INT}, frames.LOG: {"text": _STR}, frames.PING: {"n": _INT}, frames.PONG: {"n": _INT},
 }  # fmt: skip
 
 
@@ -111,39 +99,24 @@ def pack(value) -> bytes:
 
 def _pack(value, out):
     kind = type(value)
-    if value is None:
-        out.append(0xC0)
-    elif kind is bool:
-        out.append(0xC3 if value else 0xC2)
-    elif kind is int:
-        if 0 <= value < 128:
-            out.append(value)
-        elif 0 <= value < 1 << 32:
-            out += _U32.pack(0xCE, value)
-        elif 0 <= value < 1 << 64:
-            out += _U64.pack(0xCF, value)
-        elif -(1 << 63) <= value < 0:
-            out += _I64.pack(0xD3, value)
-        else:
-            raise MessageError("an integer of more than 64 bits")
-    elif kind is str:
-        data = value.encode("utf-8", "replace")
-        out += _U8.pack(0xD9, len(data)) if len(data) < 256 else _U32.pack(0xDB, len(data))
+    if value is None or kind is bool:
+        out.append(0xC0 if value is None else 0xC2 + value)
+    elif kind is int and 0 <= value < 128:
+        out.append(value)
+    elif kind is int and 0 <= value < 1 << 32:
+        out += _U32.pack(0xCE, value)
+    elif kind is int and -(1 << 63) <= value < 1 << 64:
+        out += _U64.pack(0xCF, value) if value >= 0 else _I64.pack(0xD3, value)
+    elif kind is str or kind is bytes:
+        data, small, large = (value, 0xC4, 0xC6) if kind is bytes else (value.encode("utf-8", "replace"), 0xD9, 0xDB)
+        out += _U8.pack(small, len(data)) if len(data) < 256 else _U32.pack(large, len(data))
         out += data
-    elif kind is bytes:
-        out += _U8.pack(0xC4, len(value)) if len(value) < 256 else _U32.pack(0xC6, len(value))
-        out += value
-    elif kind in (list, tuple):
-        out += _U32.pack(0xDD, len(value))
-        for item in value:
-            _pack(item, out)
-    elif kind is dict:
-        out += _U32.pack(0xDF, len(value))
-        for key, item in value.items():
-            _pack(key, out)
+    elif kind in (list, tuple, dict):
+        out += _U32.pack(0xDF if kind is dict else 0xDD, len(value))
+        for item in value if kind is not dict else (part for pair in value.items() for part in pair):
             _pack(item, out)
     else:
-        raise MessageError("can't pack a %s" % kind.__name__)
+        raise MessageError("can't pack a %s%s" % (kind.__name__, " of more than 64 bits" if kind is int else ""))
 
 
 def unpack(data: bytes):
@@ -159,67 +132,48 @@ def unpack(data: bytes):
 
 
 class _Reader:
-    _NUMBERS = {0xCC: Struct("!B"), 0xCD: Struct("!H"), 0xCE: Struct("!I"), 0xCF: Struct("!Q"),
-                0xD0: Struct("!b"), 0xD1: Struct("!h"), 0xD2: Struct("!i"), 0xD3: Struct("!q")}  # fmt: skip
-    _SIZED = {0xD9: (0, "str"), 0xDA: (1, "str"), 0xDB: (2, "str"), 0xC4: (0, "bin"), 0xC5: (1, "bin"),
-              0xC6: (2, "bin"), 0xDC: (1, "list"), 0xDD: (2, "list"), 0xDE: (1, "map"), 0xDF: (2, "map")}  # fmt: skip
-    _SIZES = (Struct("!B"), Struct("!H"), Struct("!I"))
     _SIMPLE = {0xC0: None, 0xC2: False, 0xC3: True}
+    _NUMBERS = {0xCC + i: Struct("!" + code) for i, code in enumerate("BHIQbhiq")}
+    _SIZES = {code: Struct("!" + code) for code in "BHI"}
+    _SIZED = {0xC4: ("B", "bin"), 0xC5: ("H", "bin"), 0xC6: ("I", "bin"), 0xD9: ("B", "str"), 0xDA: ("H", "str"),
+              0xDB: ("I", "str"), 0xDC: ("H", "list"), 0xDD: ("I", "list"), 0xDE: ("H", "map"), 0xDF: ("I", "map")}  # fmt: skip
 
     def __init__(self, data):
         self.data, self.at, self.items = data, 0, 0
 
     def value(self, depth):
+        self.items += 1
         if depth > MAX_DEPTH or self.items > MAX_ITEMS:
             raise MessageError("message is nested too deeply or too long")
-        self.items += 1
         lead = self.data[self.at]
         self.at += 1
-        if lead < 0x80:
-            return lead
-        if lead >= 0xE0:
-            return lead - 256
+        if lead < 0x80 or lead >= 0xE0:
+            return lead if lead < 0x80 else lead - 256
         if lead in self._SIMPLE:
             return self._SIMPLE[lead]
         if lead in self._NUMBERS:
             return self._number(self._NUMBERS[lead])
-        if 0xA0 <= lead <= 0xBF:
-            return self._bytes(lead & 31).decode("utf-8")
-        if 0x90 <= lead <= 0x9F:
-            return self._list(lead & 15, depth)
-        if 0x80 <= lead <= 0x8F:
-            return self._map(lead & 15, depth)
-        if lead not in self._SIZED:
+        if lead < 0xC0:  # small: the count is part of the lead
+            form, count = ("str", lead & 31) if lead >= 0xA0 else ("list" if lead >= 0x90 else "map", lead & 15)
+        elif lead in self._SIZED:
+            size, form = self._SIZED[lead]
+            count = self._number(self._SIZES[size])
+        else:
             raise MessageError("message has a value of unknown type 0x%02x" % lead)
-        size_index, form = self._SIZED[lead]
-        count = self._number(self._SIZES[size_index])
-        if form == "str":
-            return self._bytes(count).decode("utf-8")
-        if form == "bin":
-            return self._bytes(count)
-        return self._list(count, depth) if form == "list" else self._map(count, depth)
-
-    def _number(self, form):
-        number = form.unpack_from(self.data, self.at)[0]
-        self.at += form.size
-        return number
-
-    def _bytes(self, count):
-        if count > len(self.data) - self.at:
+        if count * (2 if form == "map" else 1) > len(self.data) - self.at:
             raise MessageError("message is cut short")
+        if form == "list":
+            return [self.value(depth + 1) for _ in range(count)]
+        if form == "map":
+            found = {}
+            for _ in range(count):  # no comprehension: before 3.8 those evaluate the value first
+                key = self.value(depth + 1)
+                found[key] = self.value(depth + 1)
+            return found
         self.at += count
-        return bytes(self.data[self.at - count : self.at])
+        data = bytes(self.data[self.at - count : self.at])
+        return data if form == "bin" else data.decode("utf-8")
 
-    def _list(self, count, depth):
-        if count > len(self.data) - self.at:
-            raise MessageError("message is cut short")
-        return [self.value(depth + 1) for _ in range(count)]
-
-    def _map(self, count, depth):
-        if 2 * count > len(self.data) - self.at:
-            raise MessageError("message is cut short")
-        found = {}
-        for _ in range(count):  # no comprehension: before 3.8 those evaluate the value first
-            key = self.value(depth + 1)
-            found[key] = self.value(depth + 1)
-        return found
+    def _number(self, struct):
+        self.at += struct.size
+        return struct.unpack_from(self.data, self.at - struct.size)[0]

@@ -1,0 +1,42 @@
+"""The registry of scenarios: a name, a title, and a function from settings to an outcome.
+
+A scenario compares within one run: peers and ours by turns, on the same hosts, with the same key exchange, since
+absolute times drift from machine to machine and from minute to minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ops.bench.results import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the caller chooses."""
+
+    repetitions: int = 5
+    host_count: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One registered scenario."""
+
+    name: str
+    title: str
+    measure: Callable[[Settings], Outcome]
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(name: str, title: str) -> Callable[[Callable[[Settings], Outcome]], Callable[[Settings], Outcome]]:
+    """Register the decorated function."""
+
+    def register(measure: Callable[[Settings], Outcome]) -> Callable[[Settings], Outcome]:
+        SCENARIOS[name] = Scenario(name, title, measure)
+        return measure
+
+    return register

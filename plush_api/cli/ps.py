@@ -1,0 +1,94 @@
+"""``plush ps``: the runs that the service knows, newest first."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from plush_api.client import Client
+
+COMMAND_CHARS = 50
+_COLUMNS = ("RUN", "STATE", "HOSTS", "UP", "DONE", "AGE", "COMMAND")
+
+
+def ps(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=10_000, help="At most so many.")] = 20,
+) -> None:
+    """List runs, newest first."""
+    from .service import connect_to_service
+
+    client = connect_to_service()
+    try:
+        rows = [row_of(client, fields, time.time()) for fields in client.runs(limit)]
+    finally:
+        client.close()
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print_table(_COLUMNS, [_cells(row) for row in rows])
+
+
+def row_of(client: Client, fields: dict[str, str], now_s: float) -> dict[str, Any]:
+    """One run: id, state, hosts, up, done, age_s, command, owner. A run without an end is counted by its events."""
+    summary = json.loads(fields.get("summary") or "{}")
+    hosts = int(summary.get("hosts") or fields.get("host_count") or 0)
+    state, up, done = fields.get("state", ""), hosts - int(summary.get("unreachable", 0)), hosts
+    if not state:
+        state, up, done = _count(client, fields["run_id"])
+    return {
+        "run": fields["run_id"],
+        "state": state,
+        "hosts": hosts,
+        "up": up,
+        "done": done,
+        "age_s": round(max(0.0, now_s - float(fields.get("submitted_at") or now_s)), 1),
+        "command": fields.get("command", ""),
+        "owner": fields.get("owner", ""),
+    }
+
+
+def _count(client: Client, run_id: str) -> tuple[str, int, int]:
+    """(state, hosts up, hosts done) of a run that has no end yet."""
+    from plush_worker.model import RunSpec
+    from plush_worker.node import hostset
+    from plush_worker.run_state import RunState
+
+    state, coordinated, after = RunState(RunSpec(run_id, "", "", ())), False, ""
+    while events := client.events(run_id, after, 0):
+        for event_id, event in events:
+            after = event_id
+            coordinated = coordinated or event["type"] == "coordinator_started"
+            state.fold(event)
+    name = "waiting" if not coordinated or state.waiting else "running"
+    return "stopping" if state.kills else name, hostset.size(state.up), hostset.size(state.ended)
+
+
+def age_text(seconds: float) -> str:
+    """``45s``, ``12m``, ``3h``, ``2d``."""
+    for unit, length_s in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length_s:
+            return f"{int(seconds // length_s)}{unit}"
+    return f"{int(seconds)}s"
+
+
+def print_table(columns: tuple[str, ...], rows: list[list[str]]) -> None:
+    """Columns as wide as they need to be; the last one is not padded."""
+    lines = [list(columns), *rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns) - 1)]
+    for line in lines:
+        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        print("  ".join([*padded, line[-1]]).rstrip())
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    command = "".join(c if c.isprintable() else " " for c in row["command"])
+    if len(command) > COMMAND_CHARS:
+        command = command[: COMMAND_CHARS - 3] + "..."
+    counts = [str(row[name]) for name in ("hosts", "up", "done")]
+    return [row["run"], row["state"], *counts, age_text(row["age_s"]), command or "(join the mesh)"]

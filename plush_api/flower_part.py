@@ -1,0 +1,77 @@
+"""Flower as a part of a stack: ``python -m plush_api.flower_part``.
+
+Runs Flower's own server on a loopback port, with its state in memory, and says on PLUSH_READY_FD where it serves. The
+address comes in FLOWER_ADDRESS and FLOWER_PORT, the credentials in FLOWER_BASIC_AUTH: never in argv.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from plush_worker.errors import PlushError
+from plush_worker.worker_process import READY_FD, wait_for_server
+
+SERVER_WAIT_S = 10.0
+
+
+def main() -> int:
+    """Serve until a signal. Returns the exit code."""
+    from plush_worker.celery_app import configure_logging, create_app
+    from plush_worker.config import load_settings
+
+    configure_logging(logging.WARNING, os.environ.get("PLUSH_LOG_FILE"))
+    try:
+        settings = load_settings()
+        wait_for_server(settings.redis_url, SERVER_WAIT_S)
+    except PlushError as error:
+        sys.stderr.write(f"plush: {error}\n")
+        return error.exit_code
+    _serve(create_app(settings))
+    return 0
+
+
+def _serve(app: Any) -> None:
+    from flower.app import Flower
+    from flower.command import apply_env_options, extract_settings
+    from flower.urls import settings as urls
+    from tornado.options import options
+
+    apply_env_options()
+    extract_settings()
+    flower = Flower(capp=app, options=options, **urls)
+    port = _bind(flower, options)
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        flower.io_loop.add_callback_from_signal(flower.stop)
+
+    signal.signal(signal.SIGTERM, end)
+    flower.io_loop.add_callback(_tell, f"http://{options.address}:{port}/")
+    flower.start()
+
+
+def _bind(flower: Any, options: Any) -> int:
+    """The port it listens on: the wanted one, or a free one when that is taken and nobody insisted."""
+    try:
+        return int(flower.start_http_server())
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or os.environ.get("PLUSH_FLOWER_PORT_FIXED"):
+            raise
+    options.port = 0
+    return int(flower.start_http_server())
+
+
+def _tell(url: str) -> None:
+    descriptor = os.environ.pop(READY_FD, "")
+    if descriptor:
+        os.write(int(descriptor), f"ready {url}\n".encode())
+        os.close(int(descriptor))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

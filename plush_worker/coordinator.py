@@ -1,0 +1,331 @@
+"""The coordinators of one worker: each folds one run's event stream and performs what the state decides.
+
+Started by the Celery task ``plush.coordinate``, which hands the run over and ends; lives on the mesh thread's loop.
+Decides nothing itself (``run_state.py``) and talks to workers only through the store and their wake-up tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from plush_worker import placement
+from plush_worker.errors import PlushError, StoreUnavailable
+from plush_worker.model import HostState, OpRecord, RunSpec, SubtreeRecord, WorkerInfo
+from plush_worker.node import hostset
+from plush_worker.node.hostset import from_text, to_text
+from plush_worker.run_state import Decision, Finish, GiveUp, KillDone, OrderOp, OrderSignal, RunState
+
+if TYPE_CHECKING:
+    from plush_worker.runtime import WorkerRuntime
+
+logger = logging.getLogger(__name__)
+
+LEASE_TTL_S = 6.0
+LEASE_RENEW_S = 2.0
+WAKE_AGAIN_S = 5.0
+NO_WORKER_RETRY_S = 0.5
+STORE_RETRY_S = 0.5
+KILL_PATIENCE_S = 15.0  # beyond the grace, before silent hosts are given up
+PROGRESS_EVERY_S = 0.25
+EVENTS_AT_ONCE = 1000
+
+
+class Coordinators:
+    """All runs coordinated by this worker."""
+
+    def __init__(self, runtime: WorkerRuntime) -> None:
+        self._runtime = runtime
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start_run(self, run_id: str) -> dict[str, Any]:
+        """Takes the run's lease and coordinates it from now on; does nothing where another one does or it is over."""
+        if run_id in self._tasks:
+            return {"coordinated": "here already"}
+        store, runtime = self._runtime.store, self._runtime
+        spec = await store.load_run(run_id)
+        if spec is None:
+            return {"coordinated": "no such run"}
+        term = await store.take_coordination(run_id, runtime.name, runtime.incarnation, LEASE_TTL_S)
+        if term is None:
+            return {"coordinated": "elsewhere"}
+        task = asyncio.get_running_loop().create_task(RunCoordinator(runtime, spec, term).run())
+        self._tasks[run_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(run_id, None))
+        return {"coordinated": "here", "term": term}
+
+    async def stop(self) -> None:
+        """Lets every run go; their leases run out and another worker takes them over."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class RunCoordinator:
+    """One run, for one term."""
+
+    def __init__(self, runtime: WorkerRuntime, spec: RunSpec, term: int) -> None:
+        self._runtime = runtime
+        self._store = runtime.store
+        self._spec = spec
+        self._term = term
+        self._state = RunState(spec)
+        self._last_id = "0"
+        self._owners: dict[str, str] = {}  # worker name -> incarnation, of subtrees with hosts of this run
+        self._began_s = time.monotonic()
+        self._renewed_s = self._woke_s = self._began_s
+        self._told = ""
+        self._told_s = 0.0
+        self._kill_deadline_s = float("inf")
+
+    async def run(self) -> None:
+        """Until the run has ended, or the term is over."""
+        run_id = self._spec.run_id
+        try:
+            await self._append({"type": "coordinator_started", "worker": self._runtime.name, "term": self._term})
+            while not self._state.finished:
+                try:
+                    await self._step()
+                except StoreUnavailable as error:
+                    logger.warning("run %s: %s: tried again", run_id, error)
+                    await asyncio.sleep(STORE_RETRY_S)
+        except asyncio.CancelledError:
+            raise
+        except PlushError as error:
+            logger.error("run %s: given up by this coordinator: %s", run_id, error)
+            if error.code != "fenced":
+                await self._fail(str(error))
+        except Exception as error:
+            logger.exception("run %s: its coordinator failed", run_id)
+            await self._fail(f"the coordinator failed: {type(error).__name__}: {error}")
+
+    async def _step(self) -> None:
+        state = self._state
+        if not state.joined:
+            await self._catch_up()
+            if not state.joined:
+                await self._join()
+        if not state.assigned and not state.finished:
+            await self._assign()
+        await self._catch_up(block_ms=0 if state.decide() else 1000)
+        await self._keep_leases()
+        for decision in state.decide():
+            await self._perform(decision)
+        self._show_progress()
+
+    async def _catch_up(self, block_ms: int = 0) -> None:
+        """Folds all that has been appended so far, this coordinator's own events included; waits for the first."""
+        while True:
+            found = await self._store.read_events(self._spec.run_id, self._last_id, block_ms, count=EVENTS_AT_ONCE)
+            for event_id, event in found:
+                self._state.fold(event)
+                self._last_id = event_id
+            if len(found) < EVENTS_AT_ONCE:
+                return
+            block_ms = 0
+
+    async def _append(self, event: dict[str, Any]) -> None:
+        await self._store.append(self._spec.run_id, event, term=self._term)
+
+    # ---- hosts
+
+    async def _join(self) -> None:
+        spec, store = self._spec, self._store
+        entries = spec.entries()
+        mesh = await store.open_mesh(spec.settings().name, spec.owner)
+        numbers = await store.join_hosts(mesh, entries)
+        hosts = hostset.of(numbers)
+        named = json.dumps([[n, e.name] for n, e in zip(numbers, entries, strict=True)], separators=(",", ":"))
+        await store.set_run_fields(spec.run_id, mesh=mesh, hosts=named, numbers=to_text(hosts))
+        await self._append({"type": "hosts_joined", "mesh": mesh, "hosts": to_text(hosts)})
+        await self._catch_up()
+
+    async def _assign(self) -> None:
+        """Finds owners for the run's hosts: those of standing subtrees, and new ones for the rest."""
+        state, store = self._state, self._store
+        workers, why = placement.usable_workers(await store.live_workers(), self._spec)
+        if not workers:
+            if why != state.waiting:
+                await self._append({"type": "waiting", "why": why})
+            await asyncio.sleep(NO_WORKER_RETRY_S)
+            return
+        await store.touch_mesh(state.mesh)
+        open_hosts = state.targets & ~state.ended
+        standing = await self._standing(workers)
+        covered = incomplete = 0
+        for record in standing:
+            covered |= from_text(record.members)
+            if open_hosts & from_text(record.members) & ~from_text(record.up):
+                incomplete |= 1 << record.root
+        fresh: list[SubtreeRecord] = []
+        if missing := open_hosts & ~covered:
+            fresh = await self._place(missing, workers)
+        self._owners = {r.owner: r.incarnation for r in (*standing, *fresh) if from_text(r.members) & open_hosts}
+        await self._announce(standing, fresh)
+        await self._wake_open([r for r in standing if incomplete >> r.root & 1] + fresh)
+
+    async def _standing(self, workers: list[WorkerInfo]) -> list[SubtreeRecord]:
+        alive = {worker.incarnation for worker in workers}
+        records, _ = await self._store.subtrees(self._state.mesh)
+        return [record for record in records.values() if record.incarnation in alive]
+
+    async def _place(self, missing: int, workers: list[WorkerInfo]) -> list[SubtreeRecord]:
+        numbers = hostset.members(missing)
+        entries = await self._store.host_entries(self._state.mesh, numbers)
+        placed = placement.place(numbers, entries, workers, self._spec.settings())
+        for number, why in placed.unplaced.items():
+            await self._append({"type": "hosts_unplaced", "hosts": to_text(1 << number), "detail": why})
+        return list(await self._store.assign_subtrees(self._state.mesh, placed.records)) if placed.records else []
+
+    async def _announce(self, standing: list[SubtreeRecord], fresh: list[SubtreeRecord]) -> None:
+        """One event for each worker: which hosts of the run it owns, and under which roots."""
+        targets = self._state.targets
+        for name, incarnation in self._owners.items():
+            mine = [r for r in (*standing, *fresh) if r.owner == name and from_text(r.members) & targets]
+            hosts = 0
+            for record in mine:
+                hosts |= from_text(record.members) & targets
+            event = {"type": "subtrees_assigned", "worker": name, "incarnation": incarnation}
+            event["epoch"] = max(r.epoch for r in mine)  # type: ignore[assignment]
+            roots = to_text(hostset.of(r.root for r in mine))
+            await self._append({**event, "roots": roots, "hosts": to_text(hosts)})
+        if not self._owners:  # nothing could be placed
+            await self._append({"type": "subtrees_assigned", "worker": "", "incarnation": "", "roots": "", "hosts": ""})
+
+    async def _wake_open(self, records: list[SubtreeRecord]) -> None:
+        by_owner: dict[tuple[str, str], int] = {}
+        for record in records:
+            key = (record.owner, record.incarnation)
+            by_owner[key] = by_owner.get(key, 0) | 1 << record.root
+        for (name, incarnation), roots in by_owner.items():
+            arguments = {"run_id": self._spec.run_id, "mesh": self._state.mesh, "incarnation": incarnation}
+            self._send("plush.subtree.open", {**arguments, "roots": to_text(roots)}, name)
+
+    def _wake_ops(self) -> None:
+        for name, incarnation in self._owners.items():
+            arguments = {"run_id": self._spec.run_id, "mesh": self._state.mesh, "incarnation": incarnation}
+            self._send("plush.subtree.op", arguments, name)
+
+    def _send(self, task: str, arguments: dict[str, Any], worker: str) -> None:
+        self._woke_s = time.monotonic()
+        self._runtime.publisher.send_task(task, arguments, f"worker.{worker}")
+
+    # ---- decisions
+
+    async def _perform(self, decision: Decision) -> None:
+        match decision:
+            case OrderOp(hosts):
+                await self._order(self._exec_op(hosts), {})
+            case OrderSignal(ref, hosts, signal, grace_ms):
+                record = replace(self._exec_op(hosts), kind="signal", command="", ref=ref, signal=signal)
+                await self._order(replace(record, grace_ms=grace_ms), {"ref": ref, "signal": signal})
+                patience_s = max(0, grace_ms) / 1000 + KILL_PATIENCE_S
+                self._kill_deadline_s = time.monotonic() + patience_s
+            case GiveUp(hosts, host_state, detail):
+                await self._give_up(hosts, host_state, detail)
+            case KillDone(count):
+                await self._append({"type": "kill_done", "count": count})
+            case Finish():
+                await self._finish()
+
+    def _exec_op(self, hosts: int) -> OpRecord:
+        spec = self._spec
+        return OpRecord(
+            op=0,
+            run_id=spec.run_id,
+            mesh=self._state.mesh,
+            kind="exec",
+            hosts=to_text(hosts),
+            command=spec.command,
+            env=spec.env,
+            ttl_s=spec.ttl_s,
+            timeout_s=spec.timeout_s,
+        )
+
+    async def _order(self, record: OpRecord, more: dict[str, Any]) -> None:
+        event = {"type": "op_ordered", "kind": record.kind, "hosts": record.hosts, **more}
+        await self._store.order_op(self._state.mesh, record, self._term, event)
+        self._wake_ops()
+
+    async def _give_up(self, hosts: int, host_state: HostState, detail: str) -> None:
+        code = 0 if host_state is HostState.EXITED else None
+        event = {"type": "op_ended", "op": 0, "hosts": to_text(hosts), "state": host_state.value, "code": code}
+        await self._append({**event, "signal": None, "detail": detail})
+
+    async def _finish(self) -> None:
+        state, run_id = self._state, self._spec.run_id
+        result, final = state.summary(), state.final_state()
+        await self._store.set_run_fields(run_id, state=final, finished=f"{time.time():.3f}", summary=json.dumps(result))
+        await self._append({"type": "run_finished", "state": final, "summary": result})
+        self._wake_ops()
+        runtime_s = time.monotonic() - self._began_s
+        if final == "succeeded":
+            self._runtime.publisher.succeed(run_id, {"state": final, **result}, runtime_s)
+        else:
+            counts = ", ".join(f"{count} {name}" for name, count in result.items() if count and name != "hosts")
+            self._runtime.publisher.fail(run_id, f"{final}: of {result['hosts']} hosts {counts}", runtime_s)
+        state.finished = True
+        await self._store.release_coordination(run_id, self._term)
+
+    async def _fail(self, why: str) -> None:
+        """The run can't go on: every open host ends with the reason, and so does the run."""
+        state = self._state
+        open_hosts = state.targets & ~state.ended
+        try:
+            if open_hosts:
+                unsure = open_hosts & state.touched
+                for hosts, ended in ((unsure, HostState.UNKNOWN), (open_hosts & ~unsure, HostState.UNREACHABLE)):
+                    if hosts:
+                        await self._give_up(hosts, ended, why)
+                        state.fold(
+                            {"type": "op_ended", "hosts": to_text(hosts), "state": ended.value, "code": None}
+                            | {"signal": None, "detail": why}
+                        )
+            await self._finish()
+        except PlushError as error:
+            logger.error("run %s: its end can't be recorded: %s", self._spec.run_id, error)
+
+    # ---- time
+
+    async def _keep_leases(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._renewed_s < LEASE_RENEW_S:
+            return
+        spec, store, state = self._spec, self._store, self._state
+        if not await store.renew_coordination(spec.run_id, self._term, LEASE_TTL_S):
+            raise Superseded(f"run {spec.run_id} has another coordinator now")
+        self._renewed_s = now_s
+        if spec.client_lease_s and not state.kills and not await store.client_lives(spec.run_id):
+            request = {"type": "kill_requested", "signal": 15, "grace_ms": 5000, "by": "lost client"}
+            await self._append(request)
+        if now_s > self._kill_deadline_s:
+            silent = state.targets & ~state.ended
+            if silent:
+                await self._give_up(silent, HostState.UNKNOWN, "did not answer the kill")
+        if state.assigned and not state.finished:
+            await self._mind_workers(now_s)
+
+    async def _mind_workers(self, now_s: float) -> None:
+        """Wakes owners again that may have missed it; finds new owners for the hosts of dead ones."""
+        alive = {worker.incarnation for worker in await self._store.live_workers()}
+        if any(incarnation not in alive for incarnation in self._owners.values()):
+            self._state.assigned = False
+        elif now_s - self._woke_s > WAKE_AGAIN_S:
+            self._wake_ops()
+
+    def _show_progress(self) -> None:
+        text, now_s = self._state.progress_text(), time.monotonic()
+        if text != self._told and now_s - self._told_s >= PROGRESS_EVERY_S and not self._state.finished:
+            self._told, self._told_s = text, now_s
+            self._runtime.publisher.progress(self._spec.run_id, text)
+
+
+class Superseded(PlushError):
+    """Another coordinator has the run; this one must stop."""
+
+    code = "fenced"

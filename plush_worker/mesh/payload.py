@@ -1,0 +1,72 @@
+"""Builds what is sent to a host: the sources of ``plush_worker/node`` as one compressed, self-starting bundle.
+
+Owns the bundle's form; its reader is ``node/importer.py``, and the loader in ``node/bootstrap.py`` runs it::
+
+    zlib(importer source and a call of start() | NUL | sources of CORE) | compressed sources of all other modules
+
+Comments and docstrings are blanked, and their lines kept, so that line numbers in a traceback are those of the files.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import tokenize
+import zlib
+from pathlib import Path
+
+from plush_worker.node import bootstrap
+
+NODE_FOLDER = Path(bootstrap.__file__).parent
+IMPORTER = "importer"
+# What a node program runs before it says READY; everything else is unpacked when it is first imported.
+CORE = ("limits", "frames", "hostwire", "messages", "flow", "loop", "session", "state_dir", "__main__")
+
+
+@functools.cache
+def build_payload() -> bytes:
+    """The bundle of the modules beside ``node/bootstrap.py``; built once in the life of the process."""
+    return bundle({path.stem: path.read_text("utf-8") for path in NODE_FOLDER.glob("*.py")})
+
+
+def bundle(sources: dict[str, str]) -> bytes:
+    """The bundle of ``sources`` (module name -> text), which hold at least CORE and the importer."""
+    stripped = {name: strip_source(text).encode() for name, text in sources.items() if name != "__init__"}
+    start = stripped.pop(IMPORTER)
+    core = {name: stripped.pop(name) for name in CORE}
+    rest = {name: zlib.compress(text, 9) for name, text in sorted(stripped.items())}
+    start += f"\nstart(wire, {_slices('bundle', core)}, {_slices('rest', rest)})\n".encode()
+    return zlib.compress(start + b"\0" + b"".join(core.values()), 9) + b"".join(rest.values())
+
+
+def _slices(whole: str, parts: dict[str, bytes]) -> str:
+    """The source of a dict that cuts the parts, by name, out of the bytes called ``whole``."""
+    items, at = [], 0
+    for name, data in parts.items():
+        items.append(f"{name!r}: {whole}[{at}:{at + len(data)}]")
+        at += len(data)
+    return "{%s}" % ", ".join(items)
+
+
+def strip_source(text: str) -> str:
+    """``text`` without comments and docstrings, every line still where it was. Raises SyntaxError."""
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            _blank_docstring(lines, node)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _blank_docstring(lines: list[str], node: ast.Module | ast.ClassDef | ast.FunctionDef) -> None:
+    docstring = node.body[0]
+    indent = " " * docstring.col_offset
+    first, last = docstring.lineno - 1, (docstring.end_lineno or docstring.lineno) - 1
+    for row in range(first, last + 1):
+        lines[row] = ""
+    if len(node.body) == 1 and not isinstance(node, ast.Module):
+        lines[last] = indent + "pass"

@@ -1,0 +1,117 @@
+"""Runs: their spec, their fields, the lease of their coordinator and of their client, the list of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..model import RunSpec
+from . import keys
+from .connection import Argument, Connection
+from .records import FIELD_CHARS_IN_LIST, decode_pairs, decode_runs, encode_fields, milliseconds, text_of, token
+from .submission import creation
+
+if TYPE_CHECKING:
+    from .records import FieldValue
+
+
+class Runs:
+    """The part of Store about runs as a whole."""
+
+    _connection: Connection
+
+    async def create_run(self, spec: RunSpec, queue: str = "") -> bool:
+        """Stores a run and its first event, run_submitted; with a ``queue`` also sends its plush.coordinate there.
+
+        False, and nothing done, when it is there already. Raises TooLarge.
+        """
+        names, arguments = creation(spec, queue)
+        return bool(await self._connection.run("create_run", names, arguments, f"storing run {spec.run_id}"))
+
+    async def load_run(self, run_id: str) -> RunSpec | None:
+        """The spec as submitted; None when there is no such run."""
+        text = await self._connection.command("GET", keys.run_spec(run_id), what=f"reading run {run_id}")
+        return None if text is None else RunSpec.from_json(text)
+
+    async def run_fields(self, run_id: str) -> dict[str, str]:
+        """All fields of the run (state, term, worker, ...) as text; empty when there is no such run."""
+        return decode_pairs(await self._connection.command("HGETALL", keys.run(run_id), what=f"reading run {run_id}"))
+
+    async def set_run_fields(self, run_id: str, *, fence: int | None = None, **fields: FieldValue) -> None:
+        """Sets fields; lists and mappings as JSON, the rest as text. With ``fence``, only for that coordinator's term.
+
+        Raises NoSuchRun, Fenced, TooLarge.
+        """
+        arguments: list[Argument] = ["" if fence is None else fence, *encode_fields(fields)]
+        await self._connection.run("set_run_fields", [keys.run(run_id)], arguments, f"updating run {run_id}")
+
+    async def list_runs(self, limit: int = 100) -> list[dict[str, str]]:
+        """The newest runs, newest first: their short fields (up to 4,096 bytes each) and ``run_id``."""
+        reply = await self._connection.run(
+            "list_runs", [keys.RUNS, keys.run("")], [limit, FIELD_CHARS_IN_LIST], "listing runs"
+        )
+        return decode_runs(reply)
+
+    async def remove_run(self, run_id: str) -> bool:
+        """Forgets everything about the run but its segment files; False when there was nothing."""
+        names = [*keys.all_of_run(run_id), keys.RUNS]
+        return bool(await self._connection.run("remove_run", names, [run_id], f"removing run {run_id}"))
+
+    async def prune_runs(self, keep: int, at_most: int = 100) -> list[str]:
+        """Removes finished runs (those with the field ``finished``) beyond the newest ``keep``, oldest first.
+
+        Returns the ids of those removed, whose segment files are the caller's to delete.
+        """
+        names = [keys.RUNS, *keys.all_of_run("")]
+        reply = await self._connection.run("prune_runs", names, [keep, at_most], "removing old runs")
+        return [text_of(run_id) for run_id in reply]
+
+    async def take_coordination(self, run_id: str, worker: str, incarnation: str, ttl_s: float) -> int | None:
+        """The new term (1, 2, ...) of the run's coordinator; None when another's lease lives or the run is gone.
+
+        A lease of the caller's own incarnation counts as another's: one coordinator for one run.
+        """
+        reply = await self._connection.run(
+            "take_coordination",
+            [keys.run(run_id), keys.run_lease(run_id)],
+            [worker, incarnation, milliseconds(ttl_s), token()],
+            f"taking run {run_id}",
+        )
+        return None if reply is None else int(reply)
+
+    async def renew_coordination(self, run_id: str, term: int, ttl_s: float) -> bool:
+        """Whether ``term`` is still the run's last and unreleased; then its lease lasts ttl_s from now.
+
+        Also when the lease ran out and nobody took it: a short outage of Redis costs a coordinator nothing.
+        """
+        return await self._renew(run_id, term, ttl_s, release=False)
+
+    async def release_coordination(self, run_id: str, term: int) -> bool:
+        """Gives the lease up; False when the term isn't the last."""
+        return await self._renew(run_id, term, 1, release=True)
+
+    async def coordination_lives(self, run_id: str) -> bool:
+        """Whether some coordinator's lease of the run lives."""
+        return bool(await self._connection.command("EXISTS", keys.run_lease(run_id), what=f"lease of run {run_id}"))
+
+    async def renew_client(self, run_id: str, ttl_s: float) -> bool:
+        """The client that submitted the run lives for another ttl_s; False when the run is gone."""
+        reply = await self._connection.run(
+            "renew_client",
+            [keys.run(run_id), keys.run_client(run_id)],
+            [milliseconds(ttl_s)],
+            f"renewing the client's lease of run {run_id}",
+        )
+        return bool(reply)
+
+    async def client_lives(self, run_id: str) -> bool:
+        """Whether the client's lease lives."""
+        return bool(await self._connection.command("EXISTS", keys.run_client(run_id), what=f"client of run {run_id}"))
+
+    async def _renew(self, run_id: str, term: int, ttl_s: float, *, release: bool) -> bool:
+        reply = await self._connection.run(
+            "renew_coordination",
+            [keys.run(run_id), keys.run_lease(run_id)],
+            [term, milliseconds(ttl_s), int(release)],
+            f"renewing the lease of run {run_id}",
+        )
+        return bool(reply)

@@ -1,0 +1,115 @@
+"""The Celery tasks: short, idempotent, and only messengers. What they set off is in the store and on the mesh thread.
+
+``plush.coordinate`` hands its run over and raises Ignore, so no pool thread waits for a run: a threads pool whose tasks
+wait deadlocks as soon as there are as many runs as threads. The other tasks wake the owner of subtrees; what it does it
+reads from the store. They carry the worker incarnation they are meant for, and are dropped when it isn't this one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore
+
+from plush_worker.errors import BadTaskMessage, PlushError, RunNotFound, WorkerStopping
+
+if TYPE_CHECKING:
+    from plush_worker.celery_app import PlushApp
+    from plush_worker.runtime import WorkerRuntime
+
+log = logging.getLogger(__name__)
+
+COORDINATE = "plush.coordinate"
+SUBTREE_OPEN = "plush.subtree.open"
+SUBTREE_OP = "plush.subtree.op"
+SUBTREE_CLOSE = "plush.subtree.close"
+
+_STALE = {"stale": True}
+_MAX_TEXT_CHARS = 1 << 20  # a host set of many hosts is the longest
+
+
+def register_tasks(app: PlushApp) -> None:
+    """Give ``app`` the tasks. ``typing=False``: arguments come from other processes and are checked here."""
+    options: dict[str, Any] = {"bind": True, "typing": False, "throws": (PlushError,)}
+    app.task(coordinate, name=COORDINATE, **options)
+    app.task(open_subtrees, name=SUBTREE_OPEN, **options)
+    app.task(apply_ops, name=SUBTREE_OP, **options)
+    app.task(close_subtrees, name=SUBTREE_CLOSE, **options)
+
+
+def coordinate(task: Any, *args: Any, **kwargs: Any) -> None:
+    """Hand the run over to the coordinators of this worker. Task id and run id are the same."""
+    given = _arguments(COORDINATE, args, kwargs, {"run_id": str})
+    run_id = given["run_id"]
+    if task.request.id != run_id:
+        raise BadTaskMessage(f"{COORDINATE}: the task id is {task.request.id!r}, not the run's id {run_id!r}")
+    runtime = _runtime(task)
+    try:
+        answer = _call(runtime, runtime.coordinators.start_run(run_id))
+        if answer.get("coordinated") == "no such run":
+            raise RunNotFound(f"there is no run {run_id}: it was removed, or never submitted")
+    except WorkerStopping as error:
+        # Not the run's failure: it has no coordinator now, which the reconciler of the next worker mends.
+        log.info("run %s not taken: %s", run_id, error)
+    raise Ignore
+
+
+def open_subtrees(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Open the subtrees ``roots`` (host set text) of ``mesh`` that the store assigns to this incarnation."""
+    given = _arguments(SUBTREE_OPEN, args, kwargs, {"run_id": str, "mesh": str, "incarnation": str, "roots": str})
+    runtime = _runtime(task)
+    if given["incarnation"] != runtime.incarnation:
+        return _STALE
+    return _call(runtime, runtime.meshes.open_subtrees(given["mesh"], given["run_id"], given["roots"]))
+
+
+def apply_ops(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Send the run's ops down that this incarnation's subtrees haven't had yet."""
+    given = _arguments(SUBTREE_OP, args, kwargs, {"run_id": str, "mesh": str, "incarnation": str})
+    runtime = _runtime(task)
+    if given["incarnation"] != runtime.incarnation:
+        return _STALE
+    return _call(runtime, runtime.meshes.apply_ops(given["mesh"], given["run_id"]))
+
+
+def close_subtrees(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Close the subtrees ``roots`` of ``mesh``; with ``kill``, end living ops first."""
+    given = _arguments(SUBTREE_CLOSE, args, kwargs, {"mesh": str, "incarnation": str, "roots": str, "kill": bool})
+    runtime = _runtime(task)
+    if given["incarnation"] != runtime.incarnation:
+        return _STALE
+    return _call(runtime, runtime.meshes.close_subtrees(given["mesh"], given["roots"], given["kill"]))
+
+
+def _call(runtime: WorkerRuntime, coroutine: Any) -> dict[str, Any]:
+    result: dict[str, Any] = runtime.call(coroutine)
+    return result
+
+
+def _runtime(task: Any) -> WorkerRuntime:
+    runtime: WorkerRuntime | None = task.app.runtime
+    if runtime is None:
+        raise WorkerStopping(f"{task.name}: this worker's mesh thread isn't up")
+    return runtime
+
+
+def _arguments(
+    task: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], wanted: Mapping[str, type]
+) -> dict[str, Any]:
+    """``kwargs`` if they are exactly what is wanted; unknown ones are ignored, so that a newer sender may add some.
+
+    Raises BadTaskMessage that says what the task takes.
+    """
+    takes = f"{task} takes {', '.join(f'{name} ({kind.__name__})' for name, kind in wanted.items())}"
+    if args:
+        raise BadTaskMessage(f"{takes}, by name; got {len(args)} positional arguments")
+    missing = [name for name in wanted if name not in kwargs]
+    if missing:
+        raise BadTaskMessage(f"{takes}; missing: {', '.join(missing)}")
+    for name, kind in wanted.items():
+        value = kwargs[name]
+        if not isinstance(value, kind) or (isinstance(value, str) and len(value) > _MAX_TEXT_CHARS):
+            raise BadTaskMessage(f"{takes}; {name} is {type(value).__name__} {str(value)[:40]!r}")
+    return {name: kwargs[name] for name in wanted}
