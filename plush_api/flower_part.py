@@ -14,10 +14,11 @@ import sys
 from types import FrameType
 from typing import Any
 
-from plush_worker.errors import PlushError
+from plush_worker.errors import PartFailed, PlushError
 from plush_worker.worker_process import READY_FD, wait_for_server
 
 SERVER_WAIT_S = 10.0
+PORT_FIXED = "PLUSH_FLOWER_PORT_FIXED"  # in the environment: no other port than FLOWER_PORT will do
 
 
 def main() -> int:
@@ -29,10 +30,10 @@ def main() -> int:
     try:
         settings = load_settings()
         wait_for_server(settings.redis_url, SERVER_WAIT_S)
+        _serve(create_app(settings))
     except PlushError as error:
-        sys.stderr.write(f"plush: {error}\n")
+        sys.stderr.write(f"{error}\n")
         return error.exit_code
-    _serve(create_app(settings))
     return 0
 
 
@@ -56,12 +57,14 @@ def _serve(app: Any) -> None:
 
 
 def _bind(flower: Any, options: Any) -> int:
-    """The port it listens on: the wanted one, or a free one when that is taken and nobody insisted."""
+    """The port it listens on: the wanted one, or a free one when that is taken and nobody insisted on it."""
     try:
         return int(flower.start_http_server())
     except OSError as error:
-        if error.errno != errno.EADDRINUSE or os.environ.get("PLUSH_FLOWER_PORT_FIXED"):
-            raise
+        if error.errno != errno.EADDRINUSE or os.environ.get(PORT_FIXED):
+            raise PartFailed(
+                f"Flower can't listen on {options.address} port {options.port}: {error.strerror}; choose another --port"
+            ) from error
     options.port = 0
     return int(flower.start_http_server())
 

@@ -53,7 +53,7 @@ def main(factory: PartsFactory | None = None) -> int:
             server_wait_s=SERVER_WAIT_S,
         )
     except PlushError as error:
-        sys.stderr.write(f"plush: {error}\n")
+        sys.stderr.write(f"{error}\n")
         return error.exit_code
 
 

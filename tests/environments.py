@@ -1,4 +1,4 @@
-"""What a login may find on a host that isn't as one would like it: environments for ``LocalHosts``, and deaf addresses."""
+"""What a login may find on a host that isn't as one would like it, for ``LocalHosts``; and deaf addresses."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def full_disk() -> HostEnvironment:
 
 def _small_disks(then: str) -> HostEnvironment:
     mount = "mount -t tmpfs -o size=16k,mode=1777 none $folder"
-    return HostEnvironment(home=Path("/mnt"), mounts=f"for folder in /mnt /var/tmp /tmp; do {mount}; {then}; done; cd /")
+    each = f"for folder in /mnt /var/tmp /tmp; do {mount}; {then}; done; cd /"
+    return HostEnvironment(home=Path("/mnt"), mounts=each)
 
 
 def _programs_without_python(folder: Path) -> Path:

@@ -89,8 +89,9 @@ def _join(options: Any) -> int:
     """A run without a command: its hosts join the mesh and are done."""
     from .console import Console
     from .options import check_planner
-    from .run import follow_run, report_rejected, resolve_hosts, settings_of
+    from .run import follow_run, resolve_hosts, settings_of
     from .service import find_running_service
+    from .watch import report_rejected
 
     check_planner(options)
     console = Console(quiet=options.quiet)

@@ -21,7 +21,7 @@ from .known_hosts import KnownHosts
 from .ssh_config import expand_home
 
 _MAX_FILE_BYTES = 16 << 20
-_MAX_NODES = 500_000  # with aliases followed; a file of nested aliases would go on for ever
+_MAX_NODES = 200_000  # with aliases followed; a file of nested aliases would go on for ever
 _MAX_ERRORS = 50
 
 Path = tuple[str | int, ...]

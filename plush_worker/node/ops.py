@@ -7,9 +7,9 @@ Entry point: Ops. ``journal.py`` says what was started, ``supervisor.py`` does t
 import errno
 import os
 import time
+from _signal import NSIG, SIGKILL, SIGTERM
 from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 from fcntl import LOCK_EX, LOCK_NB, flock
-from _signal import NSIG, SIGTERM
 from select import POLLIN, poll
 
 from . import frames, messages, process, supervisor
@@ -172,7 +172,7 @@ class Ops:
             raise messages.MessageError("SIGNAL: no signal %d" % number)
         if op in self._journal.states:
             return  # performed
-        if op <= self._journal.dropped and values["grace_ms"] < 0 and number != 9:
+        if op <= self._journal.dropped and values["grace_ms"] < 0 and number != SIGKILL:
             return  # perhaps performed; unlike a kill it may not be repeated
         try:
             self._journal.signal(op, ref, number)
@@ -342,10 +342,13 @@ class Ops:
         self._check_quit()
 
     def _on_lost(self, held):
-        self._sweep(held)
+        self._sweep()
+        session = self._look_up(held.op)[2]
+        if session is not None:
+            process.kill_session(*session)
         self._node.log("op %d: its supervisor was lost" % held.op)
         if held.final is None:
-            self._end_at_once(held.op, "killed", Tail.LOST, "supervisor lost", 9)
+            self._end_at_once(held.op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
         else:
             self._over[held.op] = held.final, Tail.LOST
         for stream, offset in held.offsets.items():
@@ -362,8 +365,8 @@ class Ops:
             if pid not in own and status and int(status[3]) != session:
                 yield pid, status[0] == b"Z"
 
-    def _sweep(self, held):
-        """End what a lost supervisor left. Where we aren't its parent, only the session of its op can be told."""
+    def _sweep(self):
+        """End what a lost supervisor has left to us."""
         for _ in range(1000):
             left = [pid for pid, dead in self._foreign_children() if pid not in self._strays and not _reap(pid, dead)]
             left += [found for pid in left for found in process.descendants(pid)]
@@ -384,7 +387,7 @@ class Ops:
         if self._journal.damaged_count:
             self._node.log("journal: %d lines are damaged" % self._journal.damaged_count)
         for op in self._journal.open_ops():
-            alive, began, final = self._look_up(op)
+            alive, began, session, final = self._look_up(op)
             self._node.emit(frames.HELD, messages.encode(frames.HELD, op=op))
             if alive:
                 self._held[op] = Held(op)
@@ -393,6 +396,8 @@ class Ops:
                 self._settle(op, final, Tail.LOST)
             elif op in self._journal.tombstones:
                 self._end_at_once(op, "killed", Tail.EMPTY, "signal", self._journal.tombstones[op])
+            elif session is not None and process.kill_session(*session):
+                self._end_at_once(op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
             elif began:
                 self._end_at_once(op, "unknown", Tail.LOST, "its supervisor was lost with the node program")
             else:
@@ -400,15 +405,15 @@ class Ops:
         self._remove_leftovers()
 
     def _look_up(self, op):
-        """(whether its supervisor lives, whether the op began to start, body of its final STATE or None)."""
+        """(whether its supervisor lives, and what supervisor.read_record() tells)."""
         try:
             fd = os.open(self._path(op), os.O_RDWR)
         except OSError:
-            return False, True, None  # removed by a supervisor whose time-to-live was over
+            return False, True, None, None  # removed by a supervisor whose time-to-live was over
         try:
             flock(fd, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            return True, True, None
+            return True, True, None, None
         else:
             return (False,) + supervisor.read_record(fd)
         finally:

@@ -189,6 +189,33 @@ def stat(pid):
         return None
 
 
+def start_time(pid):
+    """When ``pid`` started, in clock ticks since the machine did; 0 when it is gone. With the pid it names a process."""
+    status = stat(pid)
+    return int(status[19]) if status else 0
+
+
+def kill_session(session, started):
+    """SIGKILL to all of a session whose leader ``started`` then, and to all that descends from them.
+
+    Returns whether the leader was still there. For processes that aren't our descendants: ours find no hiding place.
+    """
+    status, led = stat(session), False
+    if status and int(status[19]) != started:
+        return False  # another process has the number, so the session has been gone
+    for _ in range(1000):
+        found = []
+        for name in os.listdir("/proc"):
+            status = stat(int(name)) if name.isdigit() else None
+            if status and int(status[3]) == session and status[0] != b"Z":
+                led = led or int(name) == session
+                found += [int(name)] + descendants(int(name))
+        if not found or kill_all(found) == len(found):
+            break
+        time.sleep(0.001)
+    return led
+
+
 def signal_session(session, number):
     """Send a signal to every process group of ``session`` among the descendants of this process."""
     groups = set()

@@ -25,7 +25,8 @@ READS_COUNT = 8  # pieces read from a pipe before the others get their turn
 ESCAPED_S = 1.0  # how long the pipes stay open after all descendants were killed: somebody else may hold them
 TTL_CHECK_S = 60.0  # poll() doesn't count time asleep, so the time-to-live is looked at this often
 RECORD_BYTES = 4096  # of file op-N, taken at once so that the final state finds room on a full disk
-EXEC = b"exec\n"
+EXEC, SESSION, FINAL_STATE = b"exec\n", b"session", b"final"  # its lines; the last two at fixed places
+SESSION_AT, FINAL_AT = len(EXEC), 64
 STARTED, FINAL = 1, 2  # ordinals of the state events
 
 # A frame's header and that of an OUTPUT body in one: encoded in two steps, every piece is copied twice
@@ -70,14 +71,17 @@ def become(order, connection, lock_fd, folder):
 
 
 def read_record(lock_fd):
-    """(whether the op began to start, body of its final STATE or None), from file ``op-N``."""
+    """(whether the op began to start, (session, start time) of its processes or None, body of its final STATE or None),
+    from file ``op-N``."""
     data = os.pread(lock_fd, RECORD_BYTES, 0)
-    if not data.startswith(EXEC):
-        return False, None
-    words = data[len(EXEC) :].split()
-    if len(words) < 2 or words[0] != b"final":
-        return True, None
-    return True, bytes.fromhex(words[1].decode("ascii"))
+    session = final = None
+    for line in data.split(b"\n"):
+        words = line.split()
+        if len(words) == 3 and words[0] == SESSION:
+            session = int(words[1]), int(words[2])
+        elif len(words) == 2 and words[0] == FINAL_STATE:
+            final = bytes.fromhex(words[1].decode("ascii"))
+    return data.startswith(EXEC), session, final
 
 
 class Pipe:
@@ -147,6 +151,7 @@ class Supervisor:
             where = where.tb_next
         text = "supervisor of op %d: %s: %s (%s:%d)" % (
             self.order.op, type(error).__name__, error, where.tb_frame.f_code.co_filename, where.tb_lineno)  # fmt: skip
+        import traceback; traceback.print_exception(type(error), error, error.__traceback__, file=open("/tmp/h2/crash", "a"))  # DEBUG
         process.kill_all(process.descendants(os.getpid()))
         try:
             self._connection.setblocking(True)
@@ -223,6 +228,7 @@ class Supervisor:
         except (OSError, ValueError) as error:
             return self._fail(_reason(error))
         self._main = self._session
+        self._record(SESSION_AT, b"%s %d %d\n" % (SESSION, self._main, process.start_time(self._main)))
         for pipe, fd in zip(self._pipes, fds):
             os.set_blocking(fd, False)
             pipe.fd = fd
@@ -288,15 +294,18 @@ class Supervisor:
             detail=detail[:MAX_DETAIL_CHARS])  # fmt: skip
         if ordinal == FINAL:
             self._final = True
-            try:
-                os.pwrite(self._lock_fd, b"final %s\n" % body.hex().encode(), len(EXEC))
-            except OSError as error:
-                self._log("op %d: its final state could not be recorded: %s" % (self.order.op, error.strerror))
+            self._record(FINAL_AT, b"%s %s\n" % (FINAL_STATE, body.hex().encode()))
         event = ordinal, frames.encode(frames.STATE, b"", body)
         self._events.append(event)
         self._unsent_events.append(event)
         # A command that is over at once costs one write: its start may wait a little for its end
         self._event_at = time.monotonic() + OUTPUT_SILENCE_MS / 1000 if ordinal == STARTED else None
+
+    def _record(self, at, line):
+        try:
+            os.pwrite(self._lock_fd, b"\n" + line, at)
+        except OSError as error:
+            self._log("op %d: its record can't be written: %s" % (self.order.op, error.strerror))
 
     # --- stops
 
@@ -409,11 +418,11 @@ class Supervisor:
 
     def _accept(self, listener):
         try:
-            connection, _ = listener.accept()
+            fd, _ = listener._accept()
         except OSError:
             return
         self._detach()
-        self._attach(connection, resumed=False)
+        self._attach(socket(AF_UNIX, SOCK_STREAM, 0, fd), resumed=False)
 
     def _attach(self, connection, resumed):
         connection.setblocking(False)

@@ -41,11 +41,15 @@ class CostTable:
 
     @classmethod
     def from_rtts(
-        cls, rtts_s: Mapping[tuple[int, int], float], host_count: int, default_rtt_s: float = 0.1, **fields: float
+        cls, rtts_s: Mapping[tuple[int, int], float], host_count: int, *, default_rtt_s: float = 0.1
     ) -> CostTable:
-        """From round trips between pairs of hosts, in either order; unknown pairs cost ``default_rtt_s``."""
-        rtt_s = lambda a, b: rtts_s.get((a, b), rtts_s.get((b, a), default_rtt_s))  # noqa: E731
-        return cls(range(host_count), rtt_s, **fields)
+        """From round trips between pairs of hosts, given in either order; unknown pairs cost ``default_rtt_s``."""
+
+        def rtt_s(a: int, b: int) -> float:
+            found = rtts_s.get((a, b))
+            return rtts_s.get((b, a), default_rtt_s) if found is None else found
+
+        return cls(range(host_count), rtt_s)
 
     def cluster(self, node: int) -> int:
         """The cluster of a host (its index) or of a worker (-1 - its index)."""

@@ -136,40 +136,37 @@ def _make(problem: Problem, planner: str) -> TreePlan:
 
 
 def _share_out(problem: Problem, parents: Parents) -> None:
-    """Gives every worker a subtree, as far as there are hosts: a leaf that a worker can reach, from who has the most."""
-    idle = set(range(len(problem.workers))) - {-1 - parent for parent in parents.values() if parent < 0}
-    if not idle:
+    """Gives every worker a subtree, as far as there are hosts for that: one that a worker reaches, of who has most."""
+    workers = [-1 - worker for worker in range(len(problem.workers))]
+    if set(workers) <= set(parents.values()):
         return
-    inner = {parent for parent in parents.values() if parent >= 0}
-    top: dict[int, int] = {}  # host -> its worker
-
-    def worker_of(host: int) -> int:
-        path = []
-        while host >= 0 and host not in top:
-            path.append(host)
-            host = parents[host]
-        worker = top[host] if host >= 0 else host
-        top.update(dict.fromkeys(path, worker))
-        return worker
-
-    loads: dict[int, list[int]] = {}
+    loads: dict[int, list[int]] = {worker: [] for worker in workers}
+    top = dict(zip(workers, workers, strict=True))
     for host in parents:
-        loads.setdefault(worker_of(host), []).append(host)
-    roots = {worker: sum(parents[h] < 0 for h in hosts) for worker, hosts in loads.items()}
-    for worker in sorted(idle):
-        giver = max(loads, key=lambda w: len(loads[w]), default=None)
-        if giver is None:
-            return
-        movable = [h for h in loads[giver] if problem.rules[h].worker and (h not in inner or parents[h] < 0)]
-        leaf = next((h for h in reversed(movable) if h not in inner and (parents[h] >= 0 or roots[giver] > 1)), None)
-        if leaf is None:
-            leaf = next((h for h in reversed(movable) if parents[h] < 0 and roots[giver] > 1), None)
-        if leaf is None:
-            return
-        roots[giver] -= parents[leaf] < 0
-        loads[giver].remove(leaf)
-        parents[leaf] = -1 - worker
-        loads[-1 - worker], roots[-1 - worker] = [leaf], 1
+        path = [host]
+        while path[-1] not in top:
+            path.append(parents[path[-1]])
+        top.update(dict.fromkeys(path, top[path[-1]]))
+        loads[top[host]].append(host)
+    inner = {parent for parent in parents.values() if parent >= 0}
+    for worker in workers:
+        if loads[worker]:
+            continue
+        for giver in sorted(workers, key=lambda w: len(loads[w]), reverse=True):
+            given = _spare(problem, parents, loads[giver], inner)
+            if given is not None:
+                loads[giver].remove(given)
+                loads[worker].append(given)
+                parents[given] = worker
+                break
+
+
+def _spare(problem: Problem, parents: Mapping[int, int], hosts: Sequence[int], inner: set[int]) -> int | None:
+    """A host that its worker can give away and keep another: a leaf, or a root with what hangs below it."""
+    roots = sum(parents[host] < 0 for host in hosts)
+    spare = [h for h in hosts if problem.rules[h].worker and (roots > 1 or parents[h] >= 0)]
+    leaf = next((h for h in reversed(spare) if h not in inner), None)
+    return next((h for h in reversed(spare) if parents[h] < 0), None) if leaf is None else leaf
 
 
 def estimate(problem: Problem, parents: Mapping[int, int]) -> float:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from .costs import UNKNOWN, Opener
+from .costs import Opener
 from .problem import NO_LIMIT, Problem, deal
 
 Parents = dict[int, int]

@@ -62,7 +62,7 @@ def pose(
 
 
 def _group(problem: Problem) -> None:
-    """Sorts the hosts that a worker reaches; in each group those with hosts below them come first, the highest first."""
+    """Sorts the hosts that a worker reaches; in each group those with the deepest subtrees so far come first."""
     by_rule: dict[int, list[int]] = {}
     for index, rule in enumerate(problem.rules):
         if rule.worker:
@@ -77,93 +77,121 @@ def _group(problem: Problem) -> None:
 
 
 def _hang_below(problem: Problem) -> list[int]:
-    """Hangs hosts that no worker reaches below hosts that can; returns each host's height (0: nothing below it).
-
-    Level by level, hosts with the fewest possible parents first, each below the least used parent; a full parent
-    hands a child on to another one where that makes room.
-    """
-    levels = {index: 1 for index, rule in enumerate(problem.rules) if rule.worker}
-    children: dict[int, list[int]] = {}
-    waiting = {
-        index: rule.hosts for index, rule in enumerate(problem.rules) if not rule.worker and rule.hosts is not None
-    }
-    for index, rule in enumerate(problem.rules):
-        if not rule.worker and not rule.hosts:
-            problem.unreachable[index] = rule.lack
-            waiting.pop(index, None)
-    _Hanging(problem, levels, children, waiting).run()
-    for index in waiting:
-        problem.unreachable[index] = _why(problem, index, levels)
+    """Hangs hosts that no worker reaches below hosts that can; returns each host's height (0: nothing below it)."""
+    hanging = _Hanging(problem)
+    hanging.run()
+    reasons: dict[int, str] = {}
+    for index in hanging.waiting:
+        rule = problem.rules[index]
+        if id(rule) not in reasons:
+            reasons[id(rule)] = _why(problem, rule, hanging.levels)
+        problem.unreachable[index] = reasons[id(rule)]
     return _heights(problem, len(problem.entries))
 
 
-@dataclass(slots=True)
 class _Hanging:
-    problem: Problem
-    levels: dict[int, int]  # of hosts that have their place
-    children: dict[int, list[int]]
-    waiting: dict[int, frozenset[int]]
+    """Places hosts level by level, those with the fewest possible parents first, each below the parent with the most
+    room among those nearest to a worker. A full parent hands a child on to another one where that makes room."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.levels = {index: 1 for index, rule in enumerate(problem.rules) if rule.worker}  # of placed hosts
+        self.waiting = {
+            index: rule.hosts or frozenset() for index, rule in enumerate(problem.rules) if not rule.worker
+        }  # rule.hosts None can't be: whom everybody reaches, a worker reaches, too
+        self._children: dict[int, list[int]] = {}
+        self._wanted_by: dict[int, list[int]] = {}  # possible parent -> hosts
+        self._sets: dict[int, list[frozenset[int]]] = {}  # possible parent -> sets of possible parents it is in
+        self._heaps: dict[frozenset[int], list[tuple[int, int, int]]] = {}  # level, -room, possible parent
+        self._hopeless: dict[frozenset[int], int] = {}  # how many hosts had been placed when no room could be made
+        for index, hosts in self.waiting.items():
+            new = hosts not in self._heaps
+            self._heaps.setdefault(hosts, [])
+            for host in hosts:
+                self._wanted_by.setdefault(host, []).append(index)
+                if new:
+                    self._sets.setdefault(host, []).append(hosts)
 
     def run(self) -> None:
         """Places what can be placed; what is left in ``waiting`` can't."""
-        wanted_by: dict[int, list[int]] = {}
-        for index, hosts in self.waiting.items():
-            for host in hosts:
-                wanted_by.setdefault(host, []).append(index)
-        ready = [h for h in wanted_by if h in self.levels]
+        ready = [host for host in self._wanted_by if host in self.levels]
+        for host in ready:
+            self._offer(host)
         while ready:
-            reached = dict.fromkeys(c for parent in ready for c in wanted_by.get(parent, ()) if c in self.waiting)
+            reached = dict.fromkeys(c for parent in ready for c in self._wanted_by[parent] if c in self.waiting)
             placed = [index for index in sorted(reached, key=lambda i: (len(self.waiting[i]), i)) if self._place(index)]
-            ready = [index for index in placed if index in wanted_by]
+            ready = [index for index in placed if index in self._wanted_by]
+
+    def _offer(self, host: int) -> None:
+        """Makes a placed host known to those that it can be the parent of."""
+        level, room = self.levels[host], self._problem.room[host]
+        if room > 0 and level < self._problem.depth_limit:
+            for hosts in self._sets.get(host, ()):
+                heapq.heappush(self._heaps[hosts], (level, -room, host))
 
     def _place(self, index: int) -> bool:
-        parent = self._best(index, self.waiting[index])
-        if parent is None:
-            parent = self._make_room(index)
+        hosts = self.waiting[index]
+        parent = self._best(hosts)
+        if parent is None and self._hopeless.get(hosts) != len(self.levels):
+            parent = self._make_room(hosts)
+            if parent is None:
+                self._hopeless[hosts] = len(self.levels)
         if parent is None:
             return False
-        self._attach(index, parent)
         del self.waiting[index]
+        self._attach(index, parent)
+        self._offer(index)
         return True
 
-    def _best(self, index: int, hosts: frozenset[int]) -> int | None:
-        """The possible parent with the most room among those nearest to a worker."""
-        limit, room, levels = self.problem.depth_limit, self.problem.room, self.levels
-        possible = [h for h in hosts if h != index and levels.get(h, limit) < limit and room[h] > 0]
-        return min(possible, key=lambda host: (levels[host], -room[host], host)) if possible else None
+    def _best(self, hosts: frozenset[int], besides: int = -1) -> int | None:
+        """The possible parent with room, nearest to a worker, then with the most room."""
+        heap, room, aside = self._heaps[hosts], self._problem.room, None
+        best = None
+        while heap:
+            level, free, host = heap[0]
+            if (level, -free) != (self.levels[host], room[host]):  # out of date
+                heapq.heappop(heap)
+                if room[host] > 0:
+                    heapq.heappush(heap, (self.levels[host], -room[host], host))
+            elif host == besides:
+                aside = heapq.heappop(heap)
+            else:
+                best = host
+                break
+        if aside:
+            heapq.heappush(heap, aside)
+        return best
 
-    def _make_room(self, index: int) -> int | None:
+    def _make_room(self, hosts: frozenset[int]) -> int | None:
         """A full parent, one of whose childless children could be hung elsewhere."""
-        for parent in self.waiting[index]:
-            if self.levels.get(parent, NO_LIMIT) >= self.problem.depth_limit:
+        for parent in hosts:
+            if self.levels.get(parent, NO_LIMIT) >= self._problem.depth_limit:
                 continue
-            for child in self.children.get(parent, ()):
-                hosts = self.problem.rules[child].hosts
-                if hosts is None or child in self.children:
+            for child in self._children.get(parent, ()):
+                if child in self._children:
                     continue
-                other = self._best(child, hosts - {parent, index})
-                if other is not None:
-                    self.children[parent].remove(child)
-                    self.problem.room[parent] += 1
+                other = self._best(self._problem.rules[child].hosts or frozenset(), besides=parent)
+                if other is not None and other != child:
+                    self._children[parent].remove(child)
+                    self._problem.room[parent] += 1
                     self._attach(child, other)
                     return parent
         return None
 
     def _attach(self, index: int, parent: int) -> None:
-        self.problem.below[index] = parent
-        self.problem.room[parent] -= 1
-        self.children.setdefault(parent, []).append(index)
+        self._problem.below[index] = parent
+        self._problem.room[parent] -= 1
+        self._children.setdefault(parent, []).append(index)
         self.levels[index] = self.levels[parent] + 1
 
 
-def _why(problem: Problem, index: int, levels: Mapping[int, int]) -> str:
-    """Why a host that could be reached in principle has no place."""
-    rule = problem.rules[index]
-    parents = [h for h in rule.hosts or () if h in levels and h != index]
+def _why(problem: Problem, rule: Rule, levels: Mapping[int, int]) -> str:
+    """Why hosts under a rule have no place."""
+    parents = [host for host in sorted(rule.hosts or ()) if host in levels]
     if not parents:
         return rule.lack
-    names = ", ".join(problem.entries[h].name for h in sorted(parents)[:5])
-    if all(levels[h] >= problem.depth_limit for h in parents):
+    names = ", ".join(problem.entries[host].name for host in parents[:5])
+    if all(levels[host] >= problem.depth_limit for host in parents):
         return (
             f"it is reachable from {names}, and would be deeper than the depth limit of {problem.settings.depth} links"
         )
@@ -181,9 +209,9 @@ def _heights(problem: Problem, count: int) -> list[int]:
     queue = deque(index for index in problem.below if not open_children[index])
     while queue:
         index = queue.popleft()
-        parent = problem.below.get(index)
-        if parent is None:
+        if index not in problem.below:
             continue
+        parent = problem.below[index]
         heights[parent] = max(heights[parent], heights[index] + 1)
         problem.weight[parent] += problem.weight[index]
         open_children[parent] -= 1

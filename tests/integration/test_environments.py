@@ -93,8 +93,9 @@ def test_a_deaf_address_does_not_answer() -> None:
 
 
 def test_a_mute_address_accepts_and_says_nothing() -> None:
-    with environments.mute_address() as address, socket.create_connection(address, timeout=0.3) as client:
-        with pytest.raises(TimeoutError):
+    with environments.mute_address() as address:
+        client = socket.create_connection(address, timeout=0.3)
+        with client, pytest.raises(TimeoutError):
             client.recv(1)
 
 

@@ -100,7 +100,7 @@ class Node(NodeDriver):
     def begin(self, stores: dict[int, Store]) -> Self:
         """Send the payload, wait for READY."""
         self.stores = stores
-        self.taken = 0
+        self.taken = self.bulk_bytes = 0
         self.acknowledges = True
         self.start()
         self.wait(lambda driver: self.host in driver.ready())
@@ -113,6 +113,7 @@ class Node(NodeDriver):
             op, stream, flags, offset = messages.decode_output(body)
             self.stores.setdefault(op, Store()).take(stream, flags, offset, body[messages.OUTPUT_HEADER_BYTES :])
             self.taken += len(body)
+            self.bulk_bytes += frames.HEADER_BYTES + len(hosts) + len(body)
             if self.acknowledges and self.taken > 1 << 18:
                 self.taken = 0
                 self.acknowledge(op)
@@ -292,7 +293,8 @@ def test_the_environment_is_that_of_a_login_by_ssh(machine: Machine) -> None:
 def test_signals_are_as_a_login_finds_them_and_no_descriptor_is_passed_on(machine: Machine) -> None:
     store = machine.node().run(1001, "grep -E 'SigIgn|SigBlk' /proc/self/status; ls -l /proc/self/fd; readlink /proc/$$/fd/0")
     text = store.data[OUT].decode()
-    assert [int(line.split()[1], 16) for line in text.splitlines()[:2]] == [0, 0]
+    internal = 0b11 << 31  # signals of glibc's own, which its posix_spawn() ignores
+    assert [int(line.split()[1], 16) & ~internal for line in text.splitlines()[:2]] == [0, 0]
     assert text.splitlines()[-1] == "/dev/null"
     assert len([line for line in text.splitlines() if " -> " in line]) == 4, text  # 0, 1, 2 and the one that lists
 
@@ -409,9 +411,9 @@ def test_nobody_reads_then_a_kill_still_comes_through(machine: Machine) -> None:
         pass
     node.signal(1002, 1001, signal.SIGKILL)
     wait_for(lambda: not processes_with(machine.mark), "yes is killed")
-    node.credits = True
-    node.write(frames.encode(frames.CREDIT, b"", messages.encode_credit(node._bulk_bytes)))
-    node.complete(1001)
+    while not store.complete:
+        node.write(frames.encode(frames.CREDIT, b"", messages.encode_credit(node.bulk_bytes)))
+        assert node.read()
     assert store.final is not None
     assert store.final["state"] == "killed"
 
@@ -670,7 +672,7 @@ def test_a_kill_reaches_an_op_that_was_taken_over(machine: Machine) -> None:
     assert store.final["state"] == "killed"
 
 
-def test_a_supervisor_and_its_node_program_lost_together_leave_an_unknown_end(machine: Machine) -> None:
+def test_a_supervisor_and_its_node_program_lost_together(machine: Machine) -> None:
     node = machine.node()
     store = node.op(1001, f"echo up; {machine.sleeper()}")
     node.wait(lambda _: store.data[OUT] == b"up\n")
@@ -683,7 +685,7 @@ def test_a_supervisor_and_its_node_program_lost_together_leave_an_unknown_end(ma
     node.acknowledge(1001, resume=True)
     node.complete(1001)
     assert store.final is not None
-    assert store.final["state"] == "unknown"
+    assert (store.final["state"], store.final["detail"]) == ("killed", "supervisor lost")
     wait_for(lambda: not processes_with(machine.mark), "what it left is swept")
 
 

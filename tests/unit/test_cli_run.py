@@ -13,7 +13,8 @@ from plush_api.cli import app, control
 from plush_api.cli.console import OutputClosed
 from plush_api.cli.control import Abandoned, RunControl
 from plush_api.cli.options import parse
-from plush_api.cli.run import follow_run, report_rejected, settings_of
+from plush_api.cli.run import follow_run, settings_of
+from plush_api.cli.watch import report_rejected
 from plush_api.client import OutputRecord
 from plush_worker.errors import ServiceUnavailable, StoreUnavailable, UsageError
 from plush_worker.experiment.directory import Resolved
