@@ -33,7 +33,7 @@ from plush_worker.node import hostset
 
 COMMAND = 'echo "up, Python $(python3 -V 2>&1 | cut -d" " -f2), reached from ${SSH_CONNECTION%% *}"'
 QUIET_LIMIT_S = 10.0
-SHOWN_PROCESSES = 5
+SHOWN = 5
 ALL_EVENTS = 100_000  # more than a run's stream ever holds
 
 
@@ -53,6 +53,7 @@ class Finding:
 
     ok: int = 0
     total: int = 0
+    mesh: str = ""
     subtrees: list[Subtree] = field(default_factory=list)
 
     def problems(self, worker_count: int) -> list[str]:
@@ -76,22 +77,20 @@ def demo(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     left: list[str] = []
     problems: list[str] = []
-    before = _state_folders()
     try:
         with _hosts(console, hosts, degree) as up:
             _own_settings(up.folder)
             with _stack(console, workers) as stack:
                 finding = _show(console, up, stack)
             console.print("\nTaking everything down.")
-            left = [f"{p.pid} {p.command}" for p in up.wait_quiet(QUIET_LIMIT_S)]
+            left = [f"{p.pid} {p.command}" for p in up.wait_quiet(QUIET_LIMIT_S)] + _state_folders(finding.mesh)
             problems = finding.problems(min(workers, hosts // 2))
     except PlushError as error:
         problems = [str(error)]
     except KeyboardInterrupt:
         problems = ["interrupted"]
     if left:
-        problems.append(f"left running on the hosts: {'; '.join(left[:SHOWN_PROCESSES])}")
-    problems += [f"left behind: {path}" for path in sorted(_state_folders() - before)]
+        problems.append(f"left on the hosts: {'; '.join(left[:SHOWN])}")
     if problems:
         for problem in problems:
             console.print(f"demo: {problem}", style="bold red", markup=False)
@@ -108,9 +107,10 @@ def _own_settings(folder: Path) -> None:
         os.environ[f"XDG_{name}_HOME"] = str(folder / name.lower())
 
 
-def _state_folders() -> set[str]:
-    """The state folders of node programs of this user."""
-    return {str(path) for base in ("/tmp", "/var/tmp") for path in Path(base).glob(f".plush-{os.getuid()}/*")}
+def _state_folders(mesh: str) -> list[str]:
+    """What the mesh's node programs left of their state folders."""
+    bases = (Path("/tmp"), Path("/var/tmp"))
+    return sorted(str(path) for base in bases for path in base.glob(f".plush-{os.getuid()}/{mesh}-*"))
 
 
 @contextlib.contextmanager
@@ -148,7 +148,7 @@ def _show(console: Console, up: LocalHosts, stack: EmbeddedStack) -> Finding:
     finding = asyncio.run(_look(stack.redis_url))
     console.print(_table(finding))
     console.print("\nThe mesh is closed:", style="bold")
-    _type(console, ["mesh", "down", "--all"], environ, folder)
+    _type(console, ["mesh", "down"], environ, folder)
     return finding
 
 
@@ -177,11 +177,12 @@ async def _look(redis_url: str) -> Finding:
     summary = events["run_finished"]["summary"]
     store = await Store.connect(redis_url)
     try:
-        records, _ = await store.subtrees(events["hosts_joined"]["mesh"])
+        mesh = events["hosts_joined"]["mesh"]
+        records, _ = await store.subtrees(mesh)
     finally:
         await store.close()
     subtrees = [describe(record, names) for _, record in sorted(records.items())]
-    return Finding(summary["ok"], summary["hosts"], subtrees)
+    return Finding(summary["ok"], summary["hosts"], mesh, subtrees)
 
 
 def describe(record: SubtreeRecord, names: Mapping[int, str]) -> Subtree:

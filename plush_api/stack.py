@@ -40,6 +40,7 @@ class Part:
     ready: bool = False
     detail: str = ""
     said: bytes = b""
+    has_lifeline: bool = False  # ends by itself when we close the lifeline
 
 
 @dataclass
@@ -107,14 +108,15 @@ class Stack:
         """End all: workers and Flower, then the server. Returns the names of those that had to be killed.
 
         ``gently``: workers finish as by SIGTERM, and the server writes its data; else workers end by their lifeline
-        and the server is killed, since nothing of it is kept.
+        and the server is killed, since nothing of it is kept. Without a server workers can't finish anything.
         """
         servers = [part for part in self.parts if part.ready_fd == -1]
         others = [part for part in self.parts if part not in servers]
-        if gently:
-            for part in others:
+        finish = gently and any(part.process.poll() is None for part in servers)
+        for part in others:
+            if finish or not part.has_lifeline:
                 part.process.terminate()
-        self._close_lifeline(when=not gently)
+        self._close_lifeline(when=not finish)
         killed = _wait_all(others, grace_s)
         self._close_lifeline(when=True)
         for part in servers:
@@ -155,7 +157,7 @@ class Stack:
                 preexec_fn=_parent_death_signal() if die_with_us else None,  # noqa: PLW1509 - this process has one thread
             )
         os.close(ready_write)
-        part = Part(name, process, log, ready_fd=ready_read)
+        part = Part(name, process, log, ready_fd=ready_read, has_lifeline=not die_with_us)
         self._watched[ready_read] = part
         self.parts.append(part)
 

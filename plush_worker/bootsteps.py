@@ -33,7 +33,7 @@ class MeshStep(bootsteps.StartStopStep):
         self._wakeup: tuple[int, int] | None = None
 
     def start(self, parent: Any) -> None:
-        """Bring the mesh thread up; what keeps it from that ends the worker, and is left in ``app.start_error``."""
+        """Bring the mesh thread up; what keeps it from that ends the worker, and is left in ``app.error``."""
         from plush_worker.runtime import WorkerRuntime
 
         self._wakeup = _wake_on_signals()
@@ -43,7 +43,7 @@ class MeshStep(bootsteps.StartStopStep):
             runtime.start()
         except PlushError as error:
             runtime.stop()
-            parent.app.start_error = error
+            parent.app.error = error
             raise SystemExit(error.exit_code) from error  # Celery would log a traceback for anything else
         except BaseException:
             runtime.stop()

@@ -30,7 +30,7 @@ class PlushApp(Celery):
         self.settings = settings
         self.parts_factory = factory  # None: the real mesh and coordinators
         self.runtime: WorkerRuntime | None = None  # set by the bootstep while the worker runs
-        self.start_error: PlushError | None = None  # why the worker couldn't start
+        self.error: PlushError | None = None  # why the worker couldn't start, or had to end
 
     def __reduce__(self) -> Any:
         raise TypeError("a PlushApp can't be pickled: make one from its settings")

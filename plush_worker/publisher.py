@@ -123,11 +123,20 @@ class Publisher:
             connection, hostname=self._hostname, buffer_while_offline=False
         )
         try:
+            self._warm_up()
             while (message := self._take()) is not None:
                 self._deliver(message)
         finally:
             self._dispatcher.close()
             connection.release()
+
+    def _warm_up(self) -> None:
+        """Connect before the first task waits for it."""
+        try:
+            with self._app.amqp.producer_pool.acquire(block=True) as producer:
+                producer.channel.client.ping()
+        except _RETRIED as error:
+            log.info("the broker isn't there yet: %s", error)
 
     def _take(self) -> _Message | None:
         with self._changed:

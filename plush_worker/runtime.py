@@ -12,13 +12,15 @@ import concurrent.futures
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from plush_worker import xdg
-from plush_worker.errors import AlreadyRunning, CallTimeout, PlushError, WorkerStopping
+from plush_worker.errors import AlreadyRunning, CallTimeout, InternalError, PlushError, WorkerStopping
 from plush_worker.model import WorkerInfo
 from plush_worker.node.limits import PROTOCOL_VERSION
 from plush_worker.publisher import Publisher
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 30.0
 _LEASE_POLL_S = 0.2
+_LINKS_IMPORT_S = 0.2
 
 
 class Meshes(Protocol):
@@ -65,6 +68,7 @@ class WorkerRuntime:
     coordinators: RunCoordinators
 
     def __init__(self, app: PlushApp, hostname: str) -> None:
+        self._app = app
         self.settings = app.settings
         self.name = self.settings.worker_name
         self.incarnation = _new_incarnation()
@@ -163,7 +167,8 @@ class WorkerRuntime:
                 return
             log.exception("the mesh thread died")
             # Without it the worker would go on taking tasks that all fail: end as by SIGTERM.
-            os.kill(os.getpid(), 15)
+            self._app.error = InternalError(f"the mesh thread died: {type(error).__name__}: {error}; see the log")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def _main(self) -> None:
         from plush_worker.reconcile import Reconciler
@@ -276,8 +281,11 @@ def _new_incarnation() -> str:
 
 
 def _real_parts(runtime: WorkerRuntime) -> tuple[Meshes, RunCoordinators]:
-    # Imported on the mesh thread: asyncssh takes a quarter of a second, while Celery starts beside it.
     from plush_worker.coordinator import Coordinators
     from plush_worker.mesh.service import MeshService
 
+    # asyncssh takes a quarter of a second: after the worker is ready, before the first link wants it.
+    loop = asyncio.get_running_loop()
+    links = "plush_worker.mesh.asyncssh_link"
+    loop.call_later(_LINKS_IMPORT_S, lambda: loop.run_in_executor(None, import_module, links))
     return MeshService(runtime), Coordinators(runtime)

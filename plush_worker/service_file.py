@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from plush_worker import xdg
 from plush_worker.errors import ConfigurationError
@@ -51,13 +52,8 @@ def find_service() -> Service | None:
 def running_service() -> Service | None:
     """The service that a living ``plush up`` of this user on this machine wrote down."""
     for path in _candidates():
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            names = {f.name for f in fields(Service)}
-            service = Service(**{**{k: v for k, v in values.items() if k in names}, "source": str(path)})
-        except (OSError, ValueError, TypeError, AttributeError):
-            continue  # not there, or not of our making
-        if _lives(service):
+        service = _read(path)
+        if service is not None and _lives(service):
             return service
     return None
 
@@ -82,11 +78,9 @@ def write_service(service: Service) -> Path:
 
 def remove_service(path: Path) -> None:
     """Remove the file if it is this process's own."""
-    try:
-        if json.loads(path.read_text("utf-8")).get("pid") == os.getpid():
-            path.unlink()
-    except (OSError, ValueError):
-        pass  # gone with the runtime folder, or somebody else's
+    service = _read(path)
+    if service is not None and service.pid == os.getpid():
+        path.unlink(missing_ok=True)
 
 
 def with_password_file(url: str, path: str) -> str:
@@ -105,6 +99,19 @@ def with_password_file(url: str, path: str) -> str:
         raise ConfigurationError("both the Redis URL and PLUSH_REDIS_PASSWORD_FILE give a password: drop one")
     address.password = password
     return address.url()
+
+
+def _read(path: Path) -> Service | None:
+    """What the file says; None when it isn't there, or not of our making."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("redis_url"), str):
+        return None
+    kinds = {f.name: int if f.name == "pid" else str for f in fields(Service)}
+    known: dict[str, Any] = {k: v for k, v in values.items() if k in kinds and isinstance(v, kinds[k])}
+    return Service(**{**known, "source": str(path)})
 
 
 def _candidates() -> Iterator[Path]:

@@ -93,8 +93,8 @@ def run(
         _forget_on_ready(ready)
         if app.runtime is not None:  # Celery leaves its steps as they are when the start of one fails
             app.runtime.stop()
-    if app.start_error is not None:
-        raise app.start_error
+    if app.error is not None:
+        raise app.error
     return int(worker.exitcode or 0)
 
 

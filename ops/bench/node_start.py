@@ -15,7 +15,7 @@ from ops.bench.scenarios import Settings, scenario
 from plush_worker.mesh import orders, payload
 from plush_worker.model import HostEntry, SliceSettings
 from plush_worker.node import bootstrap, frames
-from plush_worker.node.marker import MARKER
+from plush_worker.node.bootstrap import MARKER
 
 CPU_MS = 25.0  # on 3.11
 CPU_OTHERS_MS = 32.0

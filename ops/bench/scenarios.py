@@ -29,6 +29,13 @@ class Scenario:
     measure: Callable[[Settings], Outcome]
 
 
+# Name -> the module that registers it, imported when it is to run.
+MODULES = {
+    "node_start": "ops.bench.node_start",
+    "loopback": "ops.bench.loopback",
+    "fan_in": "ops.bench.fan_in",
+    "flood": "ops.bench.flood",
+}
 SCENARIOS: dict[str, Scenario] = {}
 
 

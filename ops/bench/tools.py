@@ -55,7 +55,7 @@ class Plush:
         script = Path(sys.executable).with_name("plush")
         return [str(script), *words] if script.exists() else [sys.executable, "-P", "-m", "plush_api.cli.app", *words]
 
-    def __call__(self, *words: str, timeout_s: float = 300) -> Ran:
+    def __call__(self, *words: str, timeout_s: float = 60) -> Ran:
         """Run it. Raises MeasurementFailed when it fails."""
         ran = timed(self.command(*words), self.environ(), timeout_s)
         if ran.code:
@@ -74,7 +74,7 @@ class Plush:
 
     def mesh_down(self) -> None:
         """Close the standing mesh."""
-        self("mesh", "down", "--all")
+        self("mesh", "down")
 
     # Behind the command line
 

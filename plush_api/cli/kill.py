@@ -24,18 +24,18 @@ def kill(
     as_json: Annotated[bool, typer.Option("--json", help="Answer with a JSON object.")] = False,
 ) -> None:
     """Stop a run on all its hosts: a signal, then SIGKILL for what is left after the grace."""
+    from .ps import final_state
     from .service import connect_to_service
 
     number = signal_number(signal)
     client = connect_to_service()
     try:
         run_id = find_run(client, run)
-        state = client.run(run_id).get("state", "")
+        state = final_state(client.run(run_id))
         if not state:
             client.kill(run_id, number, round(grace * 1000), "plush kill")
             state = _wait(client, run_id, grace + CONFIRM_S) if wait else "stopping"
-            ended = f"{state}" if state else "has not confirmed its end yet"
-            text = "asked to stop" if state == "stopping" else ended
+            text = (state if wait else "asked to stop") or "has not confirmed its end yet"
         else:
             text = f"had ended already: {state}"
     finally:

@@ -71,7 +71,7 @@ def bring_up(
     directory: Annotated[str, typer.Option(metavar="FILE", help="The host directory.")] = "",
     slice_name: Annotated[str, typer.Option("--slice", metavar="NAME", help="The slice.")] = "",
     planner: Annotated[str, typer.Option(metavar="P", help="Tree planner: auto, flat, kary, site or greedy.")] = "",
-    timeout: Annotated[int, typer.Option("-t", min=1, metavar="SECONDS", help="Connect timeout.")] = 0,
+    timeout: Annotated[int | None, typer.Option("-t", min=1, metavar="SECONDS", help="Connect timeout.")] = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -81,7 +81,7 @@ def bring_up(
     options = RunOptions()
     options.hosts, options.exclude, options.hostfiles = hosts or [], exclude or [], hostfile or []
     options.login, options.ssh_config, options.directory, options.slice = login, ssh_config, directory, slice_name
-    options.planner, options.connect_timeout_s, options.quiet, options.json = planner, timeout, quiet, as_json
+    options.planner, options.connect_timeout_s, options.quiet, options.json = planner, timeout or 0, quiet, as_json
     raise typer.Exit(_join(options))
 
 

@@ -38,7 +38,7 @@ def row_of(client: Client, fields: dict[str, str], now_s: float) -> dict[str, An
     """One run: id, state, hosts, up, done, age_s, command, owner. A run without an end is counted by its events."""
     summary = json.loads(fields.get("summary") or "{}")
     hosts = int(summary.get("hosts") or fields.get("host_count") or 0)
-    state, up, done = fields.get("state", ""), hosts - int(summary.get("unreachable", 0)), hosts
+    state, up, done = final_state(fields), hosts - int(summary.get("unreachable", 0)), hosts
     if not state:
         state, up, done = _count(client, fields["run_id"])
     return {
@@ -51,6 +51,11 @@ def row_of(client: Client, fields: dict[str, str], now_s: float) -> dict[str, An
         "command": fields.get("command", ""),
         "owner": fields.get("owner", ""),
     }
+
+
+def final_state(fields: dict[str, str]) -> str:
+    """How a run ended; empty while it hasn't."""
+    return fields.get("state", "") if fields.get("finished") else ""
 
 
 def _count(client: Client, run_id: str) -> tuple[str, int, int]:
@@ -66,7 +71,7 @@ def _count(client: Client, run_id: str) -> tuple[str, int, int]:
             coordinated = coordinated or event["type"] == "coordinator_started"
             state.fold(event)
     name = "waiting" if not coordinated or state.waiting else "running"
-    return "stopping" if state.kills else name, hostset.size(state.up), hostset.size(state.ended)
+    return "stopping" if state.kills else name, hostset.size(state.up | state.started), hostset.size(state.ended)
 
 
 def age_text(seconds: float) -> str:

@@ -92,6 +92,8 @@ def resolve(
     options = options or HostOptions()
     if options.login and (problem := name_problem(options.login + "@host")):
         raise HostListError(f"-l: {options.login!r} {problem}")
+    if options.config_file and options.config_file != "none":
+        options = options._replace(config_file=os.path.abspath(options.config_file))  # workers have another folder
     path = find_directory(options)
     if path:
         return _from_directory(load_directory(path, cache), texts, options, read_stdin, cache)

@@ -46,7 +46,7 @@ def _slices(whole: str, parts: dict[str, bytes]) -> str:
     for name, data in parts.items():
         items.append(f"{name!r}: {whole}[{at}:{at + len(data)}]")
         at += len(data)
-    return "{%s}" % ", ".join(items)
+    return "{" + ", ".join(items) + "}"
 
 
 def strip_source(text: str) -> str:

@@ -32,9 +32,10 @@ def main(wire):
     except Refused as refusal:
         os.write(write_fd, frames.FAIL + ("%s %s\n" % refusal.args).encode("utf-8", "replace"))
         sys.exit(3)
-    loop = Loop(lambda error: session.on_error(error))
+    loop = Loop()
     link.window, link.heard_at, link.sent_at = hello["window"], loop.now(), loop.now()
     session = Session(hello, loop, link, state_dir, wire)
+    loop.on_error = session.on_error
     channel = Channel(loop, link, read_fd, write_fd, session.on_frame, session.on_parent_end)
     channel.on_written = session.on_uplink_written
     link.put(frames.MARKER)

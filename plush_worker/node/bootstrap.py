@@ -23,7 +23,7 @@ _SEARCH = (
     ' else echo "$m-FAIL no_python python3 is not in PATH=$PATH"; fi; exit 3'
 )
 
-# Runs under Python 2 too, as far as the version check. ~ stands for a newline.
+# Runs under Python 2 too, as far as the version check. Newlines are sent as ~.
 _LOADER = """import sys,os
 if sys.version_info<(3,6):os.execvp("sh",["sh","-c",sys.argv[2],sys.argv[1]])
 def fail(text):
@@ -50,17 +50,18 @@ import zlib
 z=zlib.decompressobj()
 s,_,c=z.decompress(p).partition(bytes(1))
 exec(s,{"wire":h+p,"bundle":c,"rest":z.unused_data})
-""".replace("MAX", str(MAX_PAYLOAD_BYTES)).replace("DEADLINE", str(LOADER_S)).replace("\n", "~")
+"""
 
 
 def command_line():
     """The one line to run on a host, as text for its login shell."""
-    loader = 'exec("""%s""".replace("~",chr(10)))' % _LOADER
+    lines = _LOADER.replace("MAX", str(MAX_PAYLOAD_BYTES)).replace("DEADLINE", str(LOADER_S)).replace("\n", "~")
+    loader = 'exec("""%s""".replace("~",chr(10)))' % lines
     return "exec sh -c '%s' '%s' '%s'" % (_FIRST, loader, _SEARCH)
 
 
 def header(payload):
-    """What the upper end writes before its first frame: magic, length, digest and the payload itself. Raises ValueError."""
+    """What the upper end writes before its first frame: magic, length, digest, payload. Raises ValueError."""
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError("payload of %d bytes, at most %d" % (len(payload), MAX_PAYLOAD_BYTES))
     from hashlib import sha256  # dear; node programs pass on the header they got

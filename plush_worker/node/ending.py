@@ -42,10 +42,12 @@ def finish(session, channel):
     if session.tree is not None:
         session.tree.close()
     _say_last_words(session.loop, channel)
-    is_orphan, journal_path = session.ending is None, os.path.join(session.state_dir, JOURNAL)
-    needed = session.ops is not None and (is_orphan and bool(Journal(journal_path).open_ops()) or session.ops.living())
-    if not needed:
+    if session.ops is None or not (_has_open_ops(session) or session.ops.living()):
         remove(session.state_dir)
+
+
+def _has_open_ops(session):
+    return session.ending is None and bool(Journal(os.path.join(session.state_dir, JOURNAL)).open_ops())
 
 
 def _say_last_words(loop, channel):

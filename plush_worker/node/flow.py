@@ -1,6 +1,6 @@
 """One end of a link, without its descriptors: bytes in, frames out and back; queues and credit. Pure.
 
-Control frames overtake bulk frames, and bulk frames wait for the receiver's credit (``docs/protocol.md``, "Flow control").
+Control frames overtake bulk frames, and those wait for the receiver's credit (``docs/protocol.md``, "Flow control").
 """
 
 from . import frames, messages

@@ -8,7 +8,19 @@ loads first. Pure; no imports outside this folder.
 from .hostwire import HostSetError, decode, encode, intervals
 from .limits import MAX_HOST_NUMBER
 
-__all__ = ["EMPTY", "HostSetError", "decode", "encode", "from_text", "intervals", "lowest", "members", "of", "size", "to_text"]
+__all__ = [
+    "EMPTY",
+    "HostSetError",
+    "decode",
+    "encode",
+    "from_text",
+    "intervals",
+    "lowest",
+    "members",
+    "of",
+    "size",
+    "to_text",
+]
 
 EMPTY = 0
 

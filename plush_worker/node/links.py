@@ -120,10 +120,10 @@ class Links:
             ssh.channel.pause(paused)
             ssh.paused = paused
 
-    def beat(self, children):
+    def beat(self):
         """Once in beat_s: keep links alive and find the silent ones."""
         now = self.session.loop.now()
-        for ssh in [self._open[child] for child in children if child in self._open and child.reached]:
+        for ssh in [ssh for ssh in self._open.values() if ssh.child.reached]:
             if ssh.paused:
                 ssh.child.link.heard_at = now
             if is_silent(ssh.child.link, now, self.session.hello["beat_s"]):
@@ -251,9 +251,11 @@ class _Ssh:
             return "eof", printed or detail or "the stream ended"
         if self.prelude.finish() == Prelude.FAILED and self.prelude.code != "bootstrap":
             return self.prelude.code, self.prelude.text
-        is_ssh_error = self.status is not None and self.status >> 8 == 255 or NO_SSH in printed
+        is_ssh_error = (self.status is not None and self.status >> 8 == 255) or NO_SSH in printed
         code = classify(printed) if is_ssh_error else "bootstrap"
-        return code, "%s; ssh: %s" % (self.prelude.text, printed or self._status_text()) if code == "bootstrap" else printed
+        if code == "bootstrap":
+            return code, "%s; ssh: %s" % (self.prelude.text, printed or self._status_text())
+        return code, printed
 
     def _stderr_text(self):
         return self.stderr.decode("utf-8", "replace").strip()[-MAX_DETAIL_CHARS:]

@@ -1,4 +1,4 @@
-"""What a node program has to say about itself: its last lines, sent upward within limits. Unpacked at the first line."""
+"""What a node program says about itself: its last lines, sent upward within limits. Unpacked at the first line."""
 
 from . import frames, messages
 from .limits import LOG_LINES, MAX_DETAIL_CHARS

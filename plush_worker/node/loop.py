@@ -14,10 +14,10 @@ READ_BYTES = 1 << 16
 class Loop:
     """``on_error(exception)`` hears of an exception in a callback, and the loop goes on."""
 
-    def __init__(self, on_error):
+    def __init__(self):
         self.now, self.running = time.monotonic, True
         self.unflushed = {}  # channel -> True: has something to write before the next wait
-        self.on_error = on_error
+        self.on_error = None
         self._poll = poll()
         self._watched = {}  # fd -> (on_readable, on_writable)
         self._timers, self._serial = [], 0  # [when, serial, callback]

@@ -17,7 +17,7 @@ _ORDER, _STATE = "order", "state"  # lanes besides the streams 1 and 2; the firs
 
 
 class _Held:
-    __slots__ = ("kind", "body", "hosts", "group", "deadline", "merged")
+    __slots__ = ("body", "deadline", "group", "hosts", "kind", "merged")
 
     def __init__(self, kind, body, hosts, group, deadline):
         self.kind, self.body, self.hosts, self.group, self.deadline = kind, body, hosts, group, deadline
@@ -25,7 +25,7 @@ class _Held:
 
 
 class _Lane:
-    __slots__ = ("held", "heard", "ended", "in_vain")
+    __slots__ = ("ended", "heard", "held", "in_vain")
 
     def __init__(self):
         self.held = {}  # (kind, body) -> _Held, in the order of their deadlines
@@ -108,7 +108,8 @@ class Merger:
 
     def deadline(self):
         """When due() has something next; None when nothing is held."""
-        return min((next(iter(lane.held.values())).deadline for lane in self._lanes.values() if lane.held), default=None)
+        oldest = [next(iter(lane.held.values())) for lane in self._lanes.values() if lane.held]
+        return min(held.deadline for held in oldest) if oldest else None
 
     def _is_forgotten(self, lane, group):
         if group not in lane.heard and len(lane.heard) >= GROUPS_REMEMBERED:

@@ -25,7 +25,7 @@ class MessageError(ValueError):
 
 
 _INT, _STR, _BIN, _BOOL, _LIST, _MAP = (int,), (str,), (bytes,), (bool,), (list,), (dict,)
-_INT_OR_NONE = (int, type(None))
+_CODE = (int, type(None))
 
 # kind -> field -> (accepted types...). docs/protocol.md says what each field means.
 FIELDS = {
@@ -38,7 +38,7 @@ FIELDS = {
     frames.CLOSE: {"ops": _LIST}, frames.QUIT: {"kill": _BOOL}, frames.BEAT: {}, frames.UNLINK: {},
     frames.READY: {"order": _INT, "version": _INT, "python": _STR},
     frames.LOST: {"order": _INT, "child": _INT, "code": _STR, "detail": _STR, "reached": _BOOL},
-    frames.STATE: {"op": _INT, "ordinal": _INT, "state": _STR, "detail": _STR, "code": _INT_OR_NONE, "signal": _INT_OR_NONE},
+    frames.STATE: {"op": _INT, "ordinal": _INT, "state": _STR, "detail": _STR, "code": _CODE, "signal": _CODE},
     frames.HELD: {"op": _INT}, frames.LOG: {"text": _STR}, frames.PING: {"n": _INT}, frames.PONG: {"n": _INT},
 }  # fmt: skip
 
@@ -79,7 +79,7 @@ def decode_output(body: bytes) -> tuple:
 
 
 def encode_credit(taken_bytes: int) -> bytes:
-    """How many bulk bytes the receiver has taken in since the link began (a running total, so a lost one is harmless)."""
+    """How many bulk bytes the receiver has taken in since the link began (a running total)."""
     return _CREDIT.pack(taken_bytes)
 
 
@@ -136,7 +136,8 @@ class _Reader:
     _NUMBERS = {0xCC + i: Struct("!" + code) for i, code in enumerate("BHIQbhiq")}
     _SIZES = {code: Struct("!" + code) for code in "BHI"}
     _SIZED = {0xC4: ("B", "bin"), 0xC5: ("H", "bin"), 0xC6: ("I", "bin"), 0xD9: ("B", "str"), 0xDA: ("H", "str"),
-              0xDB: ("I", "str"), 0xDC: ("H", "list"), 0xDD: ("I", "list"), 0xDE: ("H", "map"), 0xDF: ("I", "map")}  # fmt: skip
+              0xDB: ("I", "str"), 0xDC: ("H", "list"), 0xDD: ("I", "list"),
+              0xDE: ("H", "map"), 0xDF: ("I", "map")}  # fmt: skip
 
     def __init__(self, data):
         self.data, self.at, self.items = data, 0, 0

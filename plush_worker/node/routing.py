@@ -28,7 +28,7 @@ class Child:
     """
 
     def __init__(self, entry, order, link):
-        self.number, _, self.name, self.address, self.port, self.user, self.known_hosts, self.ssh_index = entry
+        self.number, _, self.name, self.address, self.port, self.user, self.known_hosts = entry[:7]
         self.order, self.link = order, link
         self.below = 1 << self.number
         self.reached = self.quitting = False  # the marker was seen; QUIT was sent
@@ -48,7 +48,7 @@ class Child:
 
 
 class Tree:
-    """All that hangs below. ``opener`` has open(child, ssh_options), close(child), pause(child, paused), beat(children)."""
+    """All that hangs below. ``opener`` has open(child, ssh_options), close(child), pause(child, paused), beat()."""
 
     def __init__(self, session, opener=None):
         self.session, self.opener = session, opener or Links(session)
@@ -101,10 +101,10 @@ class Tree:
         return None
 
     def _open(self, child, options):
-        hello = dict(self.session.hello, host=child.number, order=child.order, name=child.name, window=child.link.window)
+        changed = {"host": child.number, "order": child.order, "name": child.name, "window": child.link.window}
         self.children[child.number] = child
         child.link.put(self.session.wire)
-        self._send(child, frames.HELLO, messages.pack(hello), 0)
+        self._send(child, frames.HELLO, messages.pack(dict(self.session.hello, **changed)), 0)
         self.opener.open(child, options)
 
     def _send(self, child, kind, body, hosts):
@@ -232,7 +232,7 @@ class Tree:
 
     def beat(self):
         """Once in beat_s."""
-        self.opener.beat(list(self.children.values()))
+        self.opener.beat()
 
 
 def _checked(fields):

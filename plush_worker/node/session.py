@@ -1,7 +1,7 @@
 """What a node program does with the frames of its parent: its own part, what it passes on, what it says upward.
 
-Decides, and acts through the loop, the uplink (a flow.Link) and its parts (parts.py), which are made when first needed. As
-``node`` it is what those see of the program: host, order, state_dir, loop, emit(), uplink_full(), log().
+Decides, and acts through the loop, the uplink (a flow.Link) and its parts (parts.py), which are made when first needed.
+As ``node`` it is what those see of the program: host, order, state_dir, loop, emit(), uplink_full(), log().
 """
 
 from . import frames, hostwire, messages

@@ -1,7 +1,7 @@
 """The state folder of one (mesh, host number): where it is, that it is ours alone, and the lock that says who lives.
 
-``<base>/<mesh>-<host>/`` holds ``lock`` (by flock, for the program's life), ``order`` (the highest admission seen here) and
-what ops keep there. Bases are short, since the path of a socket ends at 104 bytes.
+``<base>/<mesh>-<host>/`` holds ``lock`` (by flock, for the program's life), ``order`` (the highest admission seen here)
+and what ops keep there. Bases are short, since the path of a socket ends at 104 bytes.
 """
 
 import os

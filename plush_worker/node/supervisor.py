@@ -320,7 +320,7 @@ class Supervisor:
             self._kill(now)
         elif self._session is not None:
             process.signal_session(self._session, number)
-            if grace_s is not None:
+            if grace_s is not None and process.children(os.getpid()):
                 self._kill_at = min(self._kill_at or now + grace_s, now + grace_s)
 
     def _kill(self, now):

@@ -152,8 +152,9 @@ def _wait_until_ready(
             )
         try:
             with Wire(address, connect_timeout_s=_ASK_S, answer_timeout_s=_ASK_S) as wire:
-                reply = wire.call("INFO", "server")
-            if b"process_id:%d\r" % process.pid in bytes(reply):
+                # INFO is answered while data is being loaded, PING is not.
+                _, told = wire.pipeline([("PING",), ("INFO", "server")])
+            if b"process_id:%d\r" % process.pid in bytes(told):
                 return
             said = "another server answers there"
         except StoreUnavailable as error:

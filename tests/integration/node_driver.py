@@ -1,4 +1,4 @@
-"""The upper end of a link in tests: starts a node program over pipes and speaks frames with it, blocking, with deadlines.
+"""The upper end of a link in tests: starts a node program over pipes and speaks frames with it, with deadlines.
 
 ``NodeDriver`` stands where a worker stands. ``fake_ssh`` makes an ``ssh`` that runs the remote command on this machine,
 so that a node program can have children without any sshd.
@@ -7,6 +7,7 @@ so that a node program can have children without any sshd.
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from plush_worker.mesh.payload import build_payload
 from plush_worker.node import bootstrap, frames, hostset, messages
 
 DEADLINE_S = 15.0
-MESH = "test"
+REAL_PYTHON_FIRST = dict(os.environ, PATH=f"{sys.base_prefix}/bin:{os.environ['PATH']}")  # before a shim of pyenv
 
 
 @dataclass
@@ -41,14 +42,14 @@ class Frame:
 
 @dataclass
 class NodeDriver:
-    """One node program and what it said. Use as a context manager: at the end its stdin is closed and it is waited for."""
+    """One node program and what it said. A context manager: at the end its stdin is closed and it is waited for."""
 
     command: list[str] = field(default_factory=lambda: ["sh", "-c", bootstrap.command_line()])
     env: Mapping[str, str] | None = None
     payload: bytes | None = None
     host: int = 0
     order: int = 1
-    mesh: str = MESH
+    mesh: str = ""  # empty: one of its own
     beat_s: int = 5
     hold_ms: int = 20
     window: int = 1 << 20
@@ -57,13 +58,15 @@ class NodeDriver:
     credits: bool = True  # give credit for OUTPUT as it comes
 
     def __post_init__(self) -> None:
+        self.mesh = self.mesh or "t" + secrets.token_hex(6)
         self.seen: list[Frame] = []  # all that came, in order
         self.prelude = bootstrap.Prelude()
         self._decoder = frames.Decoder()
-        self._bulk_bytes = 0
+        self.bulk_bytes = 0  # of OUTPUT, as credit counts
         self.ended = False  # its stdout is at its end
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.env, bufsize=0
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+            env=self.env or REAL_PYTHON_FIRST,
         )
         assert self.process.stdin
         assert self.process.stdout
@@ -82,6 +85,11 @@ class NodeDriver:
             for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
                 if stream:
                     stream.close()
+
+    @staticmethod
+    def line() -> str:
+        """The command that a login shell is given."""
+        return str(bootstrap.command_line())
 
     # Downward
 
@@ -148,16 +156,19 @@ class NodeDriver:
     def _take(self, kind: int, epoch: int, hosts: bytes, body: bytes) -> None:
         fixed = kind in (frames.OUTPUT, frames.CREDIT)
         self.seen.append(
-            Frame(kind, epoch, hostset.members(hostset.decode(hosts)), {} if fixed else messages.decode(kind, body), body)
+            Frame(
+                kind, epoch, hostset.members(hostset.decode(hosts)), {} if fixed else messages.decode(kind, body), body
+            )
         )
         if kind == frames.PING and self.answers_pings:
             self.send(frames.PONG, [], n=self.seen[-1].fields["n"])
-        if kind == frames.OUTPUT and self.credits:
-            self._bulk_bytes += frames.HEADER_BYTES + len(hosts) + len(body)
-            self.write(frames.encode(frames.CREDIT, b"", messages.encode_credit(self._bulk_bytes)))
+        if kind == frames.OUTPUT:
+            self.bulk_bytes += frames.HEADER_BYTES + len(hosts) + len(body)
+            if self.credits:
+                self.write(frames.encode(frames.CREDIT, b"", messages.encode_credit(self.bulk_bytes)))
 
     def wait(self, what: Callable[[Self], bool], timeout_s: float = DEADLINE_S) -> None:
-        """Read until ``what(self)``. Raises AssertionError with all that came when the deadline passes or the end comes."""
+        """Read until ``what(self)``. Raises AssertionError with all that came when the deadline or the end comes first."""
         deadline = time.monotonic() + timeout_s
         while not what(self):
             left_s = deadline - time.monotonic()
@@ -181,6 +192,14 @@ class NodeDriver:
         """The text of every LOG."""
         return "\n".join(frame.fields["text"] for frame in self.of(frames.LOG))
 
+    def lost(self) -> dict[int, tuple[str, list[int]]]:
+        """child -> (code, hosts) of every LOST."""
+        return {frame.fields["child"]: (frame.fields["code"], frame.hosts) for frame in self.of(frames.LOST)}
+
+    def state_dirs(self) -> list[Path]:
+        """What node programs of this mesh have left on disk."""
+        return sorted(Path(f"/tmp/.plush-{os.getuid()}").glob(f"{self.mesh}-*"))
+
     def story(self) -> str:
         """What came, for a failing test."""
         lines = [f"{frame.name} {frame.hosts} {frame.fields or frame.body[:60]!r}" for frame in self.seen]
@@ -200,8 +219,19 @@ at = words.index("--")
 address = words[at + 1].split("@")[-1]
 script = os.path.join({folder!r}, address + ".sh")
 if os.path.exists(script):
-    os.execv("/bin/sh", ["sh", script] + words[at + 2:])
-os.execv("/bin/sh", ["sh", "-c", " ".join(words[at + 2:])])
+    command = ["sh", script] + words[at + 2:]
+else:
+    command = ["sh", "-c", " ".join(words[at + 2:])]
+pid = os.fork()
+if not pid:
+    os.setsid()  # what is done to ssh isn't done to the host
+    os.execv("/bin/sh", command)
+for fd in (0, 1):
+    os.close(fd)
+status = os.waitpid(pid, 0)[1]
+if status & 127:
+    os.kill(os.getpid(), status & 127)
+os._exit(status >> 8)
 """
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -162,7 +162,7 @@ class Events:
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Events:
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._listening.wait(DEADLINE_S)
         return self
@@ -304,6 +304,16 @@ def test_a_second_worker_of_the_same_name_refuses(server: Server, start_worker: 
     first.process.communicate()
     again = start_worker()  # the dead one's lease may still live: it is on this machine, and its pid is gone
     assert again.ready, again.log()
+
+
+def test_a_worker_whose_mesh_thread_dies_ends_and_says_why(server: Server, start_worker: Callable[..., Worker]) -> None:
+    worker = start_worker()
+    (server.folder / "notes-w1.broken").touch()
+    output, _ = worker.process.communicate(timeout=DEADLINE_S)
+    assert worker.process.returncode == 1
+    assert "the mesh thread died: RuntimeError: the load is broken" in output
+    assert worker.notes()[-2:] == ["coordinators stopped", "meshes stopped"]
+    assert live_workers(server) == []
 
 
 def test_a_run_without_a_coordinator_is_sent_again(server: Server, start_worker: Callable[..., Worker]) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -623,7 +623,7 @@ def test_a_paused_link_takes_no_more_than_its_window(server: SshServer, tmp_path
     async def stall() -> None:
         handler = Collector()
         settings = replace(SETTINGS, first_link=first_link)
-        command = f"python3 -c 'import os\nwhile 1: n=os.write(1,bytes(65536)); open(\"{count}\",\"ab\").write(bytes(1))'"
+        command = f'python3 -c \'import os\nwhile 1: n=os.write(1,bytes(65536)); open("{count}","ab").write(bytes(1))\''
         link = await open_first_link(entry_of(server), settings, command, handler, host_key_recorder=record_host_key)
         link.pause_reading()
         settled, last = 0, -1
@@ -745,6 +745,72 @@ def test_openssh_missing(server: SshServer, monkeypatch: pytest.MonkeyPatch, tmp
     error = failure_of(entry_of(server), OPENSSH)
     assert error.code == "no_ssh"
     assert "openssh-client" in error.detail
+
+
+def test_openssh_with_a_master_that_stays_behind(server: SshServer, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    control = tmp_path / "master"
+    config.write_text(f"Host *\n ControlMaster auto\n ControlPath {control}\n ControlPersist 60\n")
+    entry = entry_of(server, name="box", config_file=str(config))
+    try:
+        for _ in range(2):  # the first becomes the master, the second finds it
+            assert run(output_of(entry, "echo hello", OPENSSH))[0] == b"hello\n"
+    finally:
+        subprocess.run(["ssh", "-F", str(config), "-O", "exit", "box"], check=True, capture_output=True)
+    wait_until(lambda: not control.exists(), "the master is gone")
+
+
+def test_many_links_at_once_with_one_agent(server: SshServer, tmp_path: Path) -> None:
+    with ssh_agent(tmp_path / "agent", server.client_key) as agent:
+        entry = entry_of(server, identity_agent=agent, identity_files=())
+
+        async def several() -> list[bytes]:
+            return [data for data, _ in await asyncio.gather(*(output_of(entry) for _ in range(40)))]
+
+        assert run(several()) == [b"hello\n"] * 40
+
+
+@pytest.mark.parametrize("first_link", ["asyncssh", "openssh"])
+@pytest.mark.parametrize("way", ["direct", "jump", "proxy"])
+def test_an_opening_that_is_given_up_leaves_nothing(server: SshServer, first_link: str, way: str) -> None:
+    """Behind a jump host, the connection to that host must still serve others."""
+    with socket.create_server(("127.0.0.7", 0)) as silent:
+        entry = entry_of(server, port=silent.getsockname()[1])
+        if way == "jump":
+            entry = replace(entry, jumps=(entry_of(server, name="hop").to_json(),))
+        elif way == "proxy":
+            entry = replace(entry, proxy_command="exec sleep 63")
+        if way == "jump" and first_link == "openssh":
+            entry = replace(entry, jumps=(), proxy_command=f"{_PLAIN_SSH} -p {server.port} -i {server.client_key} "
+                            f"-W %h:%p {server.address}")  # fmt: skip
+
+        async def give_up() -> None:
+            before = len(os.listdir("/proc/self/fd"))
+            settings = replace(SETTINGS, first_link=first_link)
+            task = asyncio.ensure_future(output_of(entry, settings=settings))
+            if way == "proxy":
+                await _until(lambda: _running("sleep 63"))
+            else:
+                accepted, _ = await asyncio.to_thread(silent.accept)
+                held.append(accepted)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            for connection in held:
+                connection.close()
+            await _until(lambda: len(os.listdir("/proc/self/fd")) <= before and not _running("sleep 63"))
+
+        held: list[socket.socket] = []
+        run(give_up())
+
+
+_PLAIN_SSH = "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+
+
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 def test_nothing_is_left_open(server: SshServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ left on the machine.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -22,9 +23,10 @@ from typing import Any, Self
 
 import pytest
 
-from plush_worker.node import frames, hostset, messages
+from plush_worker.node import frames, hostset, messages, process
+from plush_worker.node.ops import Ops
 
-from .node_driver import Frame, NodeDriver
+from .node_driver import NodeDriver
 
 DEADLINE_S = 20.0
 OUT, ERR = messages.STDOUT, messages.STDERR
@@ -64,7 +66,7 @@ class Store:
         self.gaps = 0
         self.pieces: list[tuple[int, int, int, int]] = []
         self.states: list[dict[str, Any]] = []
-        self.keeps = True
+        self.keeps = True  # more than the first thousand bytes
 
     def take(self, stream: int, flags: int, offset: int, data: bytes) -> None:
         """One piece of output."""
@@ -79,8 +81,7 @@ class Store:
             data = data[self.offset[stream] - offset :]
             self.offset[stream] += len(data)
             self.digest[stream].update(data)
-            if self.keeps:
-                self.data[stream] += data
+            self.data[stream] += data if self.keeps else data[: max(0, 1000 - len(self.data[stream]))]
         self.ended[stream] |= bool(flags & messages.END)
 
     @property
@@ -360,7 +361,8 @@ def test_100_mb_of_binary_output_and_a_bounded_supervisor(machine: Machine) -> N
     code = (
         "import hashlib,os\nblock = b''.join(hashlib.sha256(b'%d' % n).digest() for n in range(4096))\n"
         "h = hashlib.sha256()\nfor n in range(800):\n"
-        "  p = block[n * 7:] + block[:n * 7]\n  h.update(p)\n  v = memoryview(p)\n  while v: v = v[os.write(1, v):]\n"
+        "  p = block[n * 7:] + block[:n * 7]\n  h.update(p)\n  v = memoryview(p)\n"
+        "  while v: v = v[os.write(1, v):]\n"
         "os.write(2, h.hexdigest().encode())\n"
     )
     store = node.op(1001, machine.python_code(code))
@@ -369,21 +371,10 @@ def test_100_mb_of_binary_output_and_a_bounded_supervisor(machine: Machine) -> N
     supervisor = machine.supervisor(1001)
     node.complete(1001, 60)
     assert store.offset[OUT] == 800 * 131072
-    assert store.data[ERR] == b"" and store.digest[OUT].hexdigest()
+    assert store.digest[OUT].hexdigest() == store.data[ERR].decode()
     status = Path(f"/proc/{supervisor}/status").read_text()
     peak_kb = int(status.partition("VmHWM:")[2].split()[0])
     assert peak_kb < 40_000, f"the supervisor grew to {peak_kb} kB"
-
-
-def test_the_digest_of_much_output(machine: Machine) -> None:
-    node = machine.node()
-    code = (
-        "import hashlib,os\nh = hashlib.sha256()\nfor n in range(500):\n"
-        "  p = hashlib.sha512(b'%d' % n).digest() * 500\n  h.update(p)\n  v = memoryview(p)\n"
-        "  while v: v = v[os.write(1, v):]\nos.write(2, h.hexdigest().encode())\n"
-    )
-    store = node.run(1001, machine.python_code(code))
-    assert store.data[ERR].decode() == store.digest[OUT].hexdigest()
 
 
 def test_nobody_acknowledges_then_the_process_waits_and_nothing_is_lost(machine: Machine) -> None:
@@ -485,7 +476,7 @@ def test_a_kill_also_ends_what_a_finished_command_has_left(machine: Machine) -> 
 
 def test_a_plain_signal_ends_nothing_by_itself(machine: Machine) -> None:
     node = machine.node()
-    store = node.op(1001, "trap 'echo got it' USR1; echo up; for i in $(seq 100); do sleep 0.05; done; exit 7")
+    store = node.op(1001, "trap 'echo got it' USR1; echo up; for i in $(seq 20); do sleep 0.05; done; exit 7")
     node.wait(lambda _: store.data[OUT] == b"up\n")
     node.signal(1002, 1001, signal.SIGUSR1, grace_ms=-1)
     node.signal(1002, 1001, signal.SIGUSR1, grace_ms=-1)
@@ -537,7 +528,7 @@ def test_a_timeout(machine: Machine) -> None:
 
 def test_the_time_to_live_ends_an_op_without_an_owner(machine: Machine) -> None:
     node = machine.node()
-    store = node.op(1001, f"trap '' TERM; echo up; {machine.sleeper()}", ttl_s=1)
+    store = node.op(1001, f"echo up; {machine.sleeper()}", ttl_s=1)
     node.wait(lambda _: store.data[OUT] == b"up\n")
     node.kill()
     wait_for(lambda: not processes_with(machine.mark), "the op is ended")
@@ -546,7 +537,7 @@ def test_the_time_to_live_ends_an_op_without_an_owner(machine: Machine) -> None:
 
 def test_the_owners_beat_keeps_an_op_alive(machine: Machine) -> None:
     node = machine.node()
-    store = node.op(1001, "sleep 4; echo lived", ttl_s=2)
+    store = node.op(1001, "sleep 3; echo lived", ttl_s=2)
     deadline = time.monotonic() + 15
     while not store.complete and time.monotonic() < deadline:
         node.send(frames.BEAT, [node.host])
@@ -751,16 +742,6 @@ def test_what_a_closed_op_left_running_goes_on_as_after_ssh(machine: Machine) ->
     assert processes_with(machine.mark), "a lost supervisor of another op is no reason to end it"
 
 
-def test_no_more_processes_can_be_made(machine: Machine) -> None:
-    if os.getuid() == 0:
-        pytest.skip("root's processes aren't counted")
-    node = machine.node()
-    resource.prlimit(node.pid, resource.RLIMIT_NPROC, (1, 1))
-    store = node.run(1001, "true")
-    assert store.final is not None
-    assert store.final["state"] == "failed"
-
-
 def test_no_more_descriptors(machine: Machine) -> None:
     node = machine.node()
     node.run(1001, "true")
@@ -772,6 +753,41 @@ def test_no_more_descriptors(machine: Machine) -> None:
     assert (store.final["state"], "Too many open files" in store.final["detail"]) == ("failed", True)
     resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (soft, hard))
     assert node.run(1003, "echo fine").data[OUT] == b"fine\n"
+
+
+class BareNode:
+    """What Ops sees of a node program, and no more: for what can't be brought about from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state_dir, self.order, self.host = str(folder), 1000, 0
+        self.loop = None
+        self.states: list[dict[str, Any]] = []
+
+    def emit(self, kind: int, body: bytes) -> None:
+        if kind == frames.STATE:
+            self.states.append(messages.decode(kind, body))
+
+    def uplink_full(self) -> bool:
+        return False
+
+    def log(self, text: str) -> None:
+        """Nobody reads it."""
+
+
+def test_no_more_processes_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", fork)
+    monkeypatch.setattr(process, "become_subreaper", lambda: True)
+    node = BareNode(tmp_path)
+    ops = Ops(node)
+    body = messages.encode(frames.OP, op=1001, command=b"true", env={}, ttl_s=1, timeout_s=0)
+    for _ in range(2):
+        ops.handle(frames.OP, 0, body)
+    assert [(state["state"], "temporarily unavailable" in state["detail"]) for state in node.states] == [("failed", True)] * 2
+    assert not ops.living()
+    assert os.listdir(tmp_path) == ["journal"]
 
 
 def test_the_disk_is_full_for_the_journal(machine: Machine) -> None:
@@ -811,11 +827,10 @@ def test_the_disk_is_full_for_the_spool(machine: Machine) -> None:
     assert store.offset[OUT] == 20_000_000
 
 
-def test_a_home_that_is_gone_is_said_as_sshd_does(machine: Machine) -> None:
-    # The password file can't be changed here, so the folder is made unreachable for the supervisor's root
+def test_the_home_is_that_of_the_password_file(machine: Machine) -> None:
     node = machine.node(env={"HOME": "/nonexistent"})
     store = node.run(1001, "pwd")
-    assert store.data[OUT].decode().strip() == str(Path.home()), "the password file's home counts, not HOME"
+    assert store.data[OUT].decode().strip() == os.path.realpath(Path.home())
 
 
 # The end of the node program
@@ -855,6 +870,3 @@ def test_closing_and_losing_the_link_in_one_breath_leaves_nothing(machine: Machi
     node.close_stdin()
     node.process.wait(DEADLINE_S)
     wait_for(lambda: not node.folder.exists(), "the state folder is gone")
-
-
-_ = Frame

@@ -108,7 +108,8 @@ def test_host_keys_in_every_form(config: Configuration) -> None:
     with known.open("a") as stream:
         stream.write(
             f"plain,10.0.0.1 {keys['plain']}\nthe-alias {keys['alias']}\nbroken line\n"
-            f"@cert-authority *.ca {keys['authority']}\nnode*,!node7 {keys['pattern']}\n@revoked plain {keys['pattern']}\n"
+            f"@cert-authority *.ca {keys['authority']}\nnode*,!node7 {keys['pattern']}\n"
+            f"@revoked plain {keys['pattern']}\n"
         )
     entries = {
         entry.name: entry.known_hosts
@@ -138,7 +139,8 @@ def test_jump_hosts_are_resolved_like_others(config: Configuration) -> None:
     (config.folder / "known_hosts").write_text(f"[gw.example]:2222 {key}\n")
     config.write(
         "Host inside\n ProxyJump gw\nHost deep\n ProxyJump second,op@third:24\n"
-        "Host gw\n HostName gw.example\n User jumper\n Port 2222\nHost second\n ProxyJump gw\nHost third\n ProxyJump no-matter\n"
+        "Host gw\n HostName gw.example\n User jumper\n Port 2222\nHost second\n ProxyJump gw\n"
+        "Host third\n ProxyJump no-matter\n"
     )
     inside, deep = config.resolve("inside,deep").entries
     assert inside.proxy_jump == "gw"
@@ -205,6 +207,14 @@ def test_a_configuration_that_is_not_there(config: Configuration) -> None:
         config.resolve("a,b")
 
 
+def test_a_relative_path_is_made_absolute(config: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever uses the entry later, a worker say, stands in another folder."""
+    config.write("Host a\n Port 77\n")
+    monkeypatch.chdir(config.folder)
+    (entry,) = resolve(["a"], HostOptions(config_file="config"), cache=str(config.folder / "cache")).entries
+    assert (entry.port, entry.config_file) == (77, str(config.path))
+
+
 def test_no_ssh(config: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write("")
     monkeypatch.setenv("PATH", str(config.folder))
@@ -217,7 +227,8 @@ def test_a_directory_is_filled_in_from_the_configuration(config: Configuration) 
     (config.folder / "known_hosts").write_text(f"10.9.9.9 {key}\n")
     config.write("Host * !gw\n User from-config\n Port 2222\n ProxyJump gw\nHost gw\n HostName gw.example\n")
     (config.folder / "hosts.yaml").write_text(
-        "ssh_config: config\nhosts:\n  a:\n  b: {address: 10.9.9.9, port: 22, user: from-directory, proxy_command: nc %h}\n"
+        "ssh_config: config\nhosts:\n  a:\n"
+        "  b: {address: 10.9.9.9, port: 22, user: from-directory, proxy_command: nc %h}\n"
     )
     options = HostOptions(directory=str(config.folder / "hosts.yaml"))
     first, second = resolve(["a,b"], options, cache=str(config.folder / "cache")).entries

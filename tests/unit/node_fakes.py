@@ -72,7 +72,7 @@ class FakeOpener:
     def pause(self, child: Child, paused: bool) -> None:
         self.paused[child.number] = paused
 
-    def beat(self, children: list[Child]) -> None:
+    def beat(self) -> None:
         pass
 
 

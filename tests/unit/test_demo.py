@@ -28,7 +28,7 @@ def test_root_and_members_have_their_names() -> None:
 
 def test_all_is_well_only_with_every_host_ok_every_worker_used_and_a_deep_tree() -> None:
     deep = [Subtree("w1", "node1", ["node1"], 2), Subtree("w2", "node2", ["node2"], 1)]
-    assert Finding(2, 2, deep).problems(2) == []
-    assert Finding(1, 2, deep).problems(2) == ["only 1 of 2 hosts are ok"]
-    assert Finding(2, 2, deep[:1]).problems(2) == ["not every one of 2 workers owns a subtree"]
-    assert Finding(2, 2, deep[1:]).problems(1) == ["the tree is less than two links deep"]
+    assert Finding(2, 2, "m", deep).problems(2) == []
+    assert Finding(1, 2, "m", deep).problems(2) == ["only 1 of 2 hosts are ok"]
+    assert Finding(2, 2, "m", deep[:1]).problems(2) == ["not every one of 2 workers owns a subtree"]
+    assert Finding(2, 2, "m", deep[1:]).problems(1) == ["the tree is less than two links deep"]

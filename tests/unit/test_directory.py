@@ -71,7 +71,8 @@ def test_every_setting_can_be_written() -> None:
 
 def test_later_lines_add_to_earlier_ones_and_defaults_stand_behind(files: Files) -> None:
     files.write(
-        "ssh_config: false\ndefaults: {user: d, site: s}\nhosts:\n  n[1-3]: {port: 1}\n  n2: {port: 2, user: u}\n  n3:\n"
+        "ssh_config: false\ndefaults: {user: d, site: s}\n"
+        "hosts:\n  n[1-3]: {port: 1}\n  n2: {port: 2, user: u}\n  n3:\n"
     )
     entries = by_name(files.resolve("n[1-3]"))
     assert [(e.port, e.user, e.site) for e in entries.values()] == [(1, "d", "s"), (2, "u", "s"), (1, "d", "s")]
@@ -101,7 +102,8 @@ def test_groups_slices_tags_sites(files: Files) -> None:
         "groups:\n  low: n[1-2]\n  mixed: '@low,@small,n4'\nslices:\n  high: {hosts: '@all!@low'}\n"
     )
     for text, expected in {
-        "@mixed": "n1 n2 m n4", "@big": "n1 n2 n3 n4", "@ams!@low": "n3 n4", "@high": "n3 n4 m", "@all": "n1 n2 n3 n4 m",
+        "@mixed": "n1 n2 m n4", "@big": "n1 n2 n3 n4", "@ams!@low": "n3 n4", "@high": "n3 n4 m",
+        "@all": "n1 n2 n3 n4 m",
     }.items():  # fmt: skip
         assert [entry.name for entry in files.resolve(text).entries] == expected.split()
     with pytest.raises(HostListError, match=r"no group, slice, tag or site of that name; did you mean 'mixed'\?"):

@@ -1,4 +1,4 @@
-"""Merging: nothing lost, nothing doubled, no two frames of one host swapped, and no waiting for those who have answered."""
+"""Merging: nothing lost, nothing doubled, no frames of one host swapped, no waiting for those who have answered."""
 
 from __future__ import annotations
 

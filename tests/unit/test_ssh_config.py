@@ -121,14 +121,16 @@ def test_an_entry_of_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SSH_AUTH_SOCK", "/agent")
     answer = {
         "hostname": "10.0.0.1", "port": "2222", "user": "me", "identityagent": "~/agent", "identitiesonly": "yes",
-        "identityfile": [f"{tmp_path}/id", f"{tmp_path}/agent_only", f"{tmp_path}/missing"], "certificatefile": ["/c-%h"],
+        "identityfile": [f"{tmp_path}/id", f"{tmp_path}/agent_only", f"{tmp_path}/missing"],
+        "certificatefile": ["/c-%h"],
         "proxyjump": "none", "proxycommand": "nc %h %p", "userknownhostsfile": f"{tmp_path}/kh /dev/null",
         "hostkeyalias": "alias", "hostkeyalgorithms": "ssh-ed25519", "stricthostkeychecking": "accept-new",
         "forwardagent": "yes", "addressfamily": "inet6",
     }  # fmt: skip
     (entry,) = EntryBuilder("cfg", cache=str(tmp_path / "cache")).entries({"a@h": answer})
     assert entry == HostEntry(
-        name="a@h", address="10.0.0.1", port=2222, user="me", identity_files=(f"{tmp_path}/id", f"{tmp_path}/agent_only"),
+        name="a@h", address="10.0.0.1", port=2222, user="me",
+        identity_files=(f"{tmp_path}/id", f"{tmp_path}/agent_only"),
         certificate_files=("/c-10.0.0.1",), identity_agent=ssh_config.home_folder() + "/agent", identities_only=True,
         proxy_command="nc 10.0.0.1 2222", host_key_alias="alias", host_key_algorithms="ssh-ed25519", accept_new=True,
         known_hosts_file=f"{tmp_path}/kh", address_family="inet6", forward_agent=True, config_file="cfg",
