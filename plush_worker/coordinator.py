@@ -220,10 +220,11 @@ class RunCoordinator:
     async def _perform(self, decision: Decision) -> None:
         match decision:
             case OrderOp(hosts):
-                await self._order(self._exec_op(hosts), {})
+                await self._order(self._exec_op(hosts), {}, f"exec {len(self._state.ops)} {to_text(hosts)}")
             case OrderSignal(ref, hosts, signal, grace_ms):
                 record = replace(self._exec_op(hosts), kind="signal", command="", ref=ref, signal=signal)
-                await self._order(replace(record, grace_ms=grace_ms), {"ref": ref, "signal": signal})
+                step = f"signal {self._state.kills_done} {ref}"
+                await self._order(replace(record, grace_ms=grace_ms), {"ref": ref, "signal": signal}, step)
                 patience_s = max(0, grace_ms) / 1000 + KILL_PATIENCE_S
                 self._kill_deadline_s = time.monotonic() + patience_s
             case GiveUp(hosts, host_state, detail):
@@ -247,9 +248,10 @@ class RunCoordinator:
             timeout_s=spec.timeout_s,
         )
 
-    async def _order(self, record: OpRecord, more: dict[str, Any]) -> None:
+    async def _order(self, record: OpRecord, more: dict[str, Any], step: str) -> None:
+        """``step`` is the same when this coordinator, or a later one, comes to order it again: it stays one op (P1)."""
         event = {"type": "op_ordered", "kind": record.kind, "hosts": record.hosts, **more}
-        await self._store.order_op(self._state.mesh, record, self._term, event)
+        await self._store.order_op(self._state.mesh, record, self._term, event, request=step)
         self._wake_ops()
 
     async def _give_up(self, hosts: int, host_state: HostState, detail: str) -> None:

@@ -457,10 +457,11 @@ class Ops:
     def living(self):
         """Whether a supervisor lives, so that the state folder must stay. Waits a moment for closed ones to end."""
         for held in list(self._held.values()):
-            if held.closing and held.socket is not None:
-                _wait_for_end(held.socket)
+            if held.closing and held.socket is not None and _wait_for_end(held.socket):
                 self._on_eof(held)
-                self._held.pop(held.op, None)
+            if held.socket is None and not held.exited:
+                _reap(held.pid, True, 0)  # it is about to exit
+                self._on_exit(held)
         return bool(self._held)
 
     def quit(self, kill, done):
@@ -495,25 +496,27 @@ def _nothing():
     """After done() was called once."""
 
 
-def _reap(pid, dead):
-    """Whether ``pid``, a child, is over with."""
+def _reap(pid, dead, options=os.WNOHANG):
+    """Wait for ``pid``, a child, when it is ``dead``; returns that."""
     if dead:
         try:
-            os.waitpid(pid, os.WNOHANG)
+            os.waitpid(pid, options)
         except ChildProcessError:
             pass
     return dead
 
 
 def _wait_for_end(connection):
+    """Whether a closed op's supervisor has ended within END_WAIT_S."""
     waiter, deadline = poll(), time.monotonic() + END_WAIT_S
     waiter.register(connection.fileno(), POLLIN)
     while time.monotonic() < deadline and waiter.poll(END_WAIT_S * 1000):
         try:
             if not connection.recv(RECEIVE_BYTES):
-                return
+                return True
         except OSError:
-            return
+            return True
+    return False
 
 
 def _reason(error, where):
