@@ -136,7 +136,7 @@ class Follower:
         return self._view.learn_hosts(numbered, rejected)
 
     def _look_for_workers(self) -> None:
-        """Say so once when nobody is there to take the run."""
+        """Say so once when nobody is there to take the run, or nobody who can."""
         if self._failure or self._worker_checked or self._clock() - self._began < NO_WORKER_AFTER_S:
             return
         self._worker_checked = True
@@ -144,8 +144,9 @@ class Follower:
             workers = self._client.workers()
         except PlushError:
             return  # reading events says what is wrong
-        if not workers:
-            self._console.say("waiting: no worker is running (start one with: plush worker start)")
+        from plush_worker.placement import usable_workers
+
+        self.perform(self._view.wait(usable_workers(workers, self._view.spec)[1]))
 
     def _trouble(self) -> str:
         if self._control.trouble:

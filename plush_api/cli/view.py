@@ -68,6 +68,7 @@ class RunView:
         self.coordinated = False
         self.finished = False
         self.final_state = ""  # of the run, once finished
+        self.spec = spec
         self._state = RunState(spec)
         self._expected = [str(host["name"]) for host in spec.hosts]
         self._rejected: set[str] = set()
@@ -99,6 +100,13 @@ class RunView:
             return []
         self._rejected.add(name)
         return list(self._end(Outcome(0, HostState.UNREACHABLE, error=reason, name=name)))
+
+    def wait(self, why: str) -> list[Effect]:
+        """The run can't go on yet; told once for each reason. Empty: it can."""
+        if not why or why in self._told:
+            return []
+        self._told.add(why)
+        return [Notice(f"waiting: {why}")]
 
     def abandon(self, why: str) -> list[Effect]:
         """The run's end is not waited for: every host without a final state gets one."""
@@ -172,11 +180,7 @@ class RunView:
 
     def _on_waiting(self, event_id: str, event: Mapping[str, Any]) -> list[Effect]:
         del event_id
-        why = str(event["why"])
-        if why in self._told:
-            return []
-        self._told.add(why)
-        return [Notice(f"waiting: {why}")]
+        return self.wait(str(event["why"]))
 
     def _on_finished(self, event_id: str, event: Mapping[str, Any]) -> list[Effect]:
         del event_id

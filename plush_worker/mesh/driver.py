@@ -90,6 +90,10 @@ class MeshDriver:
 
     # ---- orders of the coordinator
 
+    def use_settings(self, settings: SliceSettings) -> None:
+        """For links opened from now on."""
+        self.settings = self.state.linking.settings = settings
+
     def open_subtrees(
         self, run_id: str, records: Sequence[SubtreeRecord], entries: Mapping[int, HostEntry], hosts: int
     ) -> None:

@@ -73,7 +73,9 @@ class HostTable:
             host = self.hosts.get(number)
             if host is None:
                 self.hosts[number] = Host(entries[number], parent)
-            elif host.phase not in (Phase.LINKING, Phase.UP):
+                continue
+            host.entry = entries[number]
+            if host.phase not in (Phase.LINKING, Phase.UP):
                 self.reparent(number, parent)
         for number in members(hostset.from_text(record.members)):
             placed = self.hosts[number].parent

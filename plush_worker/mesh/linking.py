@@ -22,7 +22,7 @@ class Linking:
 
     def __init__(self, mesh: str, settings: SliceSettings, table: HostTable) -> None:
         self._mesh = mesh
-        self._settings = settings
+        self.settings = settings
         self._table = table
 
     def order_drawn(self, order: int, hosts: int) -> list[Effect]:
@@ -73,10 +73,10 @@ class Linking:
         root = self._table.root_of(top)
         epoch = self._table.epochs[root]
         if host.parent is None:
-            hello = orders.hello_frame(self._mesh, self._settings, top, host.entry, order, epoch)
-            links = orders.link_frames(self._settings, top, order, epoch, self._tree_entries(chosen & ~(1 << top), top))
+            hello = orders.hello_frame(self._mesh, self.settings, top, host.entry, order, epoch)
+            links = orders.link_frames(self.settings, top, order, epoch, self._tree_entries(chosen & ~(1 << top), top))
             return [OpenLink(top, order, (hello, *links))]
-        links = orders.link_frames(self._settings, host.parent, order, epoch, self._tree_entries(chosen, host.parent))
+        links = orders.link_frames(self.settings, host.parent, order, epoch, self._tree_entries(chosen, host.parent))
         return [Send(root, frame) for frame in links]
 
     def _tree_entries(self, chosen: int, start: int) -> list[tuple[int, int, HostEntry]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from plush_worker.errors import PlushError
 from plush_worker.mesh.driver import DriverContext, MeshDriver
 from plush_worker.model import SliceSettings
 from plush_worker.node import hostset
@@ -41,9 +42,13 @@ class MeshService:
         """Quits every mesh: node programs end their ops and leave. Takes at most about ``grace_s``."""
         if self._idle_task is not None:
             self._idle_task.cancel()
-        for mesh, driver in self._drivers.items():
-            await self._runtime.store.drop_subtrees(mesh, list(driver.state.table.epochs), self._runtime.incarnation)
+        owned = {mesh: list(driver.state.table.epochs) for mesh, driver in self._drivers.items()}
         await asyncio.gather(*(driver.stop(grace_s) for driver in self._drivers.values()))
+        for mesh, roots in owned.items():
+            try:
+                await self._runtime.store.drop_subtrees(mesh, roots, self._runtime.incarnation)
+            except PlushError as error:
+                logger.warning("mesh %s: its subtrees stay in the store until the lease ends: %s", mesh, error)
         self._drivers.clear()
         self._files.shutdown(wait=True)
 
@@ -67,7 +72,7 @@ class MeshService:
         entries = await store.host_entries(mesh, numbers)
         fields = await store.run_fields(run_id)
         hosts = hostset.from_text(fields.get("numbers", "")) & hostset.of(numbers)
-        driver = self._driver(mesh, SliceSettings.from_mapping(mine[0].settings))
+        driver = self._driver(mesh, SliceSettings.from_mapping(mine[-1].settings))
         driver.open_subtrees(run_id, mine, entries, hosts)
         return {"subtrees": len(mine), "hosts": len(numbers)}
 
@@ -102,6 +107,7 @@ class MeshService:
                 runtime.store, runtime.name, runtime.incarnation, runtime.settings.state_dir / "runs", self._in_files
             )
             driver = self._drivers[mesh] = MeshDriver(context, mesh, settings)
+        driver.use_settings(settings)
         return driver
 
     async def _in_files(self, call: Callable[[], Any]) -> Any:

@@ -52,6 +52,8 @@ class Loop:
             while self.unflushed:
                 self._call(self.unflushed.popitem()[0].flush)
             timeout_ms = max(0, (min(self._timers)[0] - self.now()) * 1000 + 0.999) if self._timers else None
+            if not self.running:
+                break
             for fd, events in self._poll.poll(timeout_ms):
                 self._call(self._watched.get(fd, (None,))[0] if events & ~POLLOUT else None)
                 self._call(self._watched.get(fd, (None, None))[1] if events & ~POLLIN else None)

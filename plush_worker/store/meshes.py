@@ -54,7 +54,7 @@ class Meshes:
             arguments: list[str | bytes | int] = [mesh, MAX_HOST_NUMBER]
             for entry in entries[at : at + limits.JOIN_BATCH]:
                 text = entry.to_json()
-                arguments += [hashlib.blake2b(text.encode(), digest_size=16).digest(), text]
+                arguments += [_digest(entry), text]
             numbers += await self._connection.run(
                 "join_hosts",
                 [keys.mesh(mesh), keys.mesh_hosts(mesh), keys.mesh_digests(mesh), keys.MESHES],
@@ -113,3 +113,12 @@ class Meshes:
         return bool(
             await self._connection.run("touch_mesh", [keys.mesh(mesh), keys.MESHES], [mesh, state], f"mesh {mesh}")
         )
+
+
+def _digest(entry: HostEntry) -> bytes:
+    """Of what makes it that host, and not of how to log in there: an SSH agent's socket is another in each terminal."""
+    jumps = (HostEntry.from_json(text) for text in entry.jumps)
+    ways = [[jump.address, jump.port, jump.user] for jump in jumps]
+    parts = [entry.name, entry.address, entry.port, entry.user, entry.known_hosts, entry.host_key_alias]
+    text = encode_json([*parts, entry.proxy_jump, entry.proxy_command, ways])
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

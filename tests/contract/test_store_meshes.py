@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 import time
 
 import pytest
@@ -109,6 +110,9 @@ def test_an_equal_host_keeps_its_number_and_a_changed_one_gets_another(server: S
         moved = HostEntry("a", "1.2.3.5", known_hosts=("ssh-ed25519 AAAA",))
         assert await store.join_hosts(mesh, [moved, a, b]) == [2, 0, 1]
         assert await store.host_entries(mesh, [2, 0, 77]) == {2: moved, 0: a}
+        other_agent = replace(a, identity_agent="/tmp/another-terminal")
+        assert await store.join_hosts(mesh, [other_agent]) == [0], "another way to log in makes it another host"
+        assert await store.host_entries(mesh, [0]) == {0: other_agent}, "the next login would use the old way"
         assert await store.host_entries(mesh, []) == {}
         with pytest.raises(NoSuchMesh):
             await store.join_hosts("nomesh", [a])

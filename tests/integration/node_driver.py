@@ -56,6 +56,7 @@ class NodeDriver:
     connect_s: int = 10
     answers_pings: bool = True
     credits: bool = True  # give credit for OUTPUT as it comes
+    acks: bool = False  # say that OUTPUT is stored as it comes
 
     def __post_init__(self) -> None:
         self.mesh = self.mesh or "t" + secrets.token_hex(6)
@@ -63,6 +64,7 @@ class NodeDriver:
         self.prelude = bootstrap.Prelude()
         self._decoder = frames.Decoder()
         self.bulk_bytes = 0  # of OUTPUT, as credit counts
+        self.stored: dict[tuple[int, int], list[int]] = {}  # (host, op) -> bytes of stdout, stderr
         self.ended = False  # its stdout is at its end
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
@@ -166,6 +168,18 @@ class NodeDriver:
             self.bulk_bytes += frames.HEADER_BYTES + len(hosts) + len(body)
             if self.credits:
                 self.write(frames.encode(frames.CREDIT, b"", messages.encode_credit(self.bulk_bytes)))
+            if self.acks:
+                self._acknowledge(self.seen[-1])
+
+    def _acknowledge(self, output: Frame) -> None:
+        """Say that a piece is stored, of every host that it came from."""
+        op, stream, flags, offset = messages.decode_output(output.body)
+        data = output.body[messages.OUTPUT_HEADER_BYTES :]
+        end = offset + (int.from_bytes(data, "big") if flags & messages.GAP else len(data))
+        for host in output.hosts:
+            stored = self.stored.setdefault((host, op), [0, 0])
+            stored[stream - 1] = max(stored[stream - 1], end)
+            self.send(frames.ACK, [host], op=op, stdout=stored[0], stderr=stored[1], ordinal=0, resume=False)
 
     def wait(self, what: Callable[[Self], bool], timeout_s: float = DEADLINE_S) -> None:
         """Read until ``what(self)``. Raises AssertionError with all that came when the deadline or the end comes first."""
@@ -202,7 +216,7 @@ class NodeDriver:
 
     def story(self) -> str:
         """What came, for a failing test."""
-        lines = [f"{frame.name} {frame.hosts} {frame.fields or frame.body[:60]!r}" for frame in self.seen]
+        lines = [f"{frame.name} {frame.hosts} {frame.fields or frame.body[:24]!r}" for frame in self.seen[-40:]]
         lines.append(f"prelude: {self.prelude.state} {self.prelude.code} {self.prelude.text} {self.prelude.quote()!r}")
         if self.process.stderr and self.process.poll() is not None:
             os.set_blocking(self.process.stderr.fileno(), False)

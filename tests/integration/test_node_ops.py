@@ -211,12 +211,13 @@ class Machine:
         raise AssertionError(f"nobody holds op {op}")
 
     def _holder(self, path: Path) -> int:
-        for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if os.readlink(fd) == str(path) and int(fd.parts[2]) != self.nodes[-1].pid:
-                    return int(fd.parts[2])
+                names = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
             except OSError:
-                continue
+                continue  # it ended meanwhile
+            if str(path) in names and int(pid) != self.nodes[-1].pid:
+                return int(pid)
         raise AssertionError(f"nobody has {path} open")
 
     def sleeper(self, seconds: int = 600) -> str:

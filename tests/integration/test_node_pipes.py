@@ -324,7 +324,7 @@ def test_an_exception_in_a_part_is_told_and_survived() -> None:
 
 def test_a_worker_that_reads_nothing_ends_the_link_not_the_memory() -> None:
     """PONGs pile up: the control queue has a limit."""
-    with NodeDriver(payload=with_limits(MAX_CONTROL_QUEUE_BYTES=1 << 20)) as node:
+    with NodeDriver(payload=with_limits(MAX_CONTROL_QUEUE_BYTES=1 << 17)) as node:
         node.start()
         ping = frames.encode(frames.PING, b"", messages.encode(frames.PING, n=1)) * 1000
         for _ in range(100):

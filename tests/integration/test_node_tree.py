@@ -48,15 +48,29 @@ def final(node: NodeDriver, op: int) -> set[int]:
     }  # fmt: skip
 
 
+def ended(node: NodeDriver, op: int, stream: int) -> set[int]:
+    """The hosts that have ended a stream of the op."""
+    found = set()
+    for output in node.of(frames.OUTPUT):
+        got_op, got_stream, flags, _ = messages.decode_output(output.body)
+        if (got_op, got_stream) == (op, stream) and flags & messages.END:
+            found.update(output.hosts)
+    return found
+
+
 def calls(folder: Path) -> list[list[str]]:
     """What the stand-in for ssh was called with."""
     return [ast.literal_eval(line) for line in (folder / "bin" / "calls").read_text().splitlines()]
 
 
-def speaker(*sent: bytes, then: str = "time.sleep(60)") -> str:
-    """A script in place of a host: says the marker and some bytes, then goes on."""
+UNTIL_EOF = 'while os.read(0, 65536): pass'
+
+
+def speaker(*sent: bytes, then: str = "0") -> str:
+    """A script in place of a host: says the marker and some bytes, does ``then`` and waits for the end of its stdin."""
     said = (MARKER + b"".join(sent)).hex()
-    return f"exec {sys.executable} -I -S -c 'import os, time; os.write(1, bytes.fromhex(\"{said}\")); {then}'\n"
+    program = f'import os; os.write(1, bytes.fromhex("{said}")); {then}\n{UNTIL_EOF}'
+    return f"exec {sys.executable} -I -S -c '{program}'\n"
 
 
 def frame(kind: int, hosts: list[int], **fields: Any) -> bytes:
@@ -157,7 +171,7 @@ def test_an_address_that_is_an_option_is_refused(tree: Callable[..., NodeDriver]
 
 
 def test_a_half_open_connection_ends_at_its_deadline(tree: Callable[..., NodeDriver]) -> None:
-    node = tree({"host1": "echo hello; exec sleep 60"}, payload=with_limits(BOOTSTRAP_S=0), connect_s=1)
+    node = tree({"host1": "echo hello; cat >/dev/null"}, payload=with_limits(BOOTSTRAP_S=0), connect_s=1)
     node.link(2, [(1, 0)])
     node.wait(lambda node: 1 in node.lost())
     assert node.lost()[1] == ("timeout", [1])
@@ -299,7 +313,7 @@ def test_output_without_credit_stops_and_control_still_passes(
     tree: Callable[..., NodeDriver], tmp_path: Path
 ) -> None:
     """Nobody takes the output: memory stays bounded, a kill arrives, and is answered behind the output."""
-    node = tree(credits=False, window=1 << 18)
+    node = tree(credits=False, acks=True, window=1 << 18)
     node.link(2, [(1, 0), (2, 1)])
     node.wait(lambda node: node.ready() == {0, 1, 2})
     node.send(frames.OP, range(3), op=10, **(OP | {"command": f"echo $$ >> {tmp_path}/pids; exec cat /dev/zero".encode()}))
@@ -314,32 +328,17 @@ def test_output_without_credit_stops_and_control_still_passes(
     wait_for(lambda: not any(Path("/proc", pid).exists() for pid in pids))
     node.credits = True
     node.write(frames.encode(frames.CREDIT, b"", messages.encode_credit(node.bulk_bytes)))
-    node.wait(lambda node: final(node, 10) == {0, 1, 2})
+    node.wait(lambda node: final(node, 10) == ended(node, 10, 1) == ended(node, 10, 2) == {0, 1, 2})
     node.send(frames.CLOSE, range(3), ops=[10, 11])
 
 
 def test_windows_of_credit_pass_any_amount(tree: Callable[..., NodeDriver]) -> None:
-    node = tree(window=1 << 18)
+    node = tree(window=1 << 18, acks=True)
     node.link(2, [(1, 0), (2, 1)])
     node.wait(lambda node: node.ready() == {0, 1, 2})
     node.send(frames.OP, [1, 2], op=10, **(OP | {"command": b"head -c 3000000 /dev/zero"}))
-    total = 2 * 3_000_000
-
-    def acknowledged(node: NodeDriver) -> bool:
-        got = {1: 0, 2: 0}
-        for f in node.of(frames.OUTPUT):
-            _, stream, flags, offset = messages.decode_output(f.body)
-            if stream == 1 and not flags & messages.GAP:
-                for host in f.hosts:
-                    got[host] = max(got[host], offset + len(f.body) - messages.OUTPUT_HEADER_BYTES)
-        for host, offset in got.items():
-            if offset - acked.get(host, 0) > 100_000 or offset == 3_000_000 != acked.get(host):
-                acked[host] = offset
-                node.send(frames.ACK, [host], op=10, stdout=offset, stderr=0, ordinal=1, resume=False)
-        return sum(got.values()) == total
-
-    acked: dict[int, int] = {}
-    node.wait(acknowledged, timeout_s=30)
+    node.wait(lambda node: final(node, 10) == ended(node, 10, 1) == ended(node, 10, 2) == {1, 2}, timeout_s=30)
+    assert node.stored == {(1, 10): [3_000_000, 0], (2, 10): [3_000_000, 0]}
     node.send(frames.CLOSE, [1, 2], ops=[10])
 
 

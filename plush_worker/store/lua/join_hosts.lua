@@ -1,4 +1,4 @@
--- Numbers of hosts: an entry seen before keeps its number, another gets the next one.
+-- Numbers of hosts: a host seen before keeps its number and gets the newest entry, another gets the next.
 -- KEYS mesh, hosts, digests, meshes; ARGV mesh id, last number allowed, then digest and entry by turns
 local next_host = tonumber(redis.call('HGET', KEYS[1], 'next_host') or -1)
 if next_host < 0 then
@@ -17,9 +17,9 @@ for i = 3, #ARGV, 2 do
     end
     number = next_host
     next_host = next_host + 1
-    redis.call('HSET', KEYS[2], number, ARGV[i + 1])
     redis.call('HSET', KEYS[3], ARGV[i], number)
   end
+  redis.call('HSET', KEYS[2], number, ARGV[i + 1])
   numbers[#numbers + 1] = tonumber(number)
 end
 local now = now_ms()
