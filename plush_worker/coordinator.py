@@ -157,15 +157,19 @@ class RunCoordinator:
         await store.touch_mesh(state.mesh)
         open_hosts = state.targets & ~state.ended
         standing = await self._standing(workers)
-        covered = incomplete = 0
+        covered = incomplete = up = 0
         for record in standing:
             covered |= from_text(record.members)
+            up |= from_text(record.up)
             if open_hosts & from_text(record.members) & ~from_text(record.up):
                 incomplete |= 1 << record.root
         fresh: list[SubtreeRecord] = []
         if missing := open_hosts & ~covered:
             fresh = await self._place(missing, workers)
         self._owners = {r.owner: r.incarnation for r in (*standing, *fresh) if from_text(r.members) & open_hosts}
+        up &= open_hosts
+        if up:
+            await self._append({"type": "hosts_up", "order": 0, "hosts": to_text(up)})
         await self._announce(standing, fresh)
         await self._wake_open([r for r in standing if incomplete >> r.root & 1] + fresh)
 

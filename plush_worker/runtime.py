@@ -205,9 +205,7 @@ class WorkerRuntime:
             for task in done - {asked}:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _end(tasks)
 
     async def _wind_down(self) -> None:
         self._closing.set()
@@ -217,11 +215,14 @@ class WorkerRuntime:
         await asyncio.to_thread(self.publisher.stop)
 
     async def _bounded(self, what: str, step: Coroutine[Any, Any, Any]) -> None:
-        try:
-            async with asyncio.timeout(self._grace_s + 0.5):
-                await step
-        except TimeoutError:
+        task = asyncio.create_task(step, name=what)
+        done, _ = await asyncio.wait({task}, timeout=self._grace_s + 0.5)
+        if not done:
             log.warning("%s took longer than %.1f s", what, self._grace_s)
+            await _end({task})
+            return
+        try:
+            task.result()
         except PlushError as error:
             log.warning("%s: %s", what, error)
         except Exception:
@@ -274,6 +275,22 @@ class WorkerRuntime:
         lost, self.incarnation = self.incarnation, _new_incarnation()
         log.warning("worker %s lost its lease as %s and goes on as %s", self.name, lost, self.incarnation)
         await self._register()
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel until all have ended, or a second has passed.
+
+    Once may not be enough: before Python 3.12 asyncio.wait_for, which redis-py sends through, swallows a cancellation
+    that comes just as what it waits for is done (bpo-37658).
+    """
+    pending = tasks
+    for _ in range(20):
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=0.05)
+        if not pending:
+            return
+    log.error("can't be cancelled: %s", ", ".join(task.get_name() for task in pending))
 
 
 def _new_incarnation() -> str:

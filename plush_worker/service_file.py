@@ -86,17 +86,16 @@ def remove_service(path: Path) -> None:
 def with_password_file(url: str, path: str) -> str:
     """``url`` with the password that the file at ``path`` holds; unchanged when ``path`` is empty.
 
-    Raises ConfigurationError when the file can't be read or the URL has a password already.
+    A password of the URL's own wins: the URL may be that of a service which doesn't know of this person's settings.
+    Raises ConfigurationError when the file can't be read.
     """
-    if not path:
+    address = parse_url(url)
+    if not path or address.password:
         return url
     try:
         password = Path(path).read_text("utf-8").strip()
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"PLUSH_REDIS_PASSWORD_FILE={path}: {error}") from error
-    address = parse_url(url)
-    if address.password:
-        raise ConfigurationError("both the Redis URL and PLUSH_REDIS_PASSWORD_FILE give a password: drop one")
     address.password = password
     return address.url()
 

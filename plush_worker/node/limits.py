@@ -1,7 +1,6 @@
-"""Every limit of the wire protocol and of the node program, in one place.
+"""Every limit of the wire protocol and of the node program, in one place; both sides import it, and it imports nothing.
 
-A value that comes from the other side is checked against these before anything is allocated for it. Both
-sides (node program and worker) import this module; it must stay free of imports.
+A value that comes from the other side is checked against these before anything is allocated for it.
 """
 
 PROTOCOL_VERSION = 1

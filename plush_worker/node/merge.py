@@ -62,11 +62,15 @@ class Merger:
 
     def lost(self, hosts):
         """Nothing more comes from ``hosts``. Returns all that is held, which goes before the news of the loss."""
-        for key in list(self._expected):
-            self._expected[key] &= ~hosts
-            if not self._expected[key]:
-                del self._expected[key]
-        return [frame for lane in self._lanes.values() for frame in self._flush(lane)]
+        found = [frame for lane in self._lanes.values() for frame in self._flush(lane)]
+        for of_order, number in list(self._expected):
+            left = self._expected[of_order, number] & ~hosts
+            self._expected[of_order, number] = left
+            if not left:
+                del self._expected[of_order, number]
+                if of_order:
+                    self._drop_lane((_ORDER, number))
+        return found
 
     def add(self, kind, body, hosts, now):
         """Take in a frame; return those to send now. Raises MessageError for a body that isn't what its kind says."""
@@ -90,7 +94,7 @@ class Merger:
             found = self._flush(lane, group)
             if name == _ORDER:
                 found += self._drop_lane((name, number))
-                del self._expected[True, number]
+                self._expected.pop((True, number), None)
         while self.held_bytes > MERGE_TABLE_BYTES:
             found += self._flush(max(self._lanes.values(), key=lambda lane: len(lane.held)))
         return found

@@ -9,11 +9,10 @@ import os
 import time
 from _signal import NSIG, SIGKILL, SIGTERM
 from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
-from fcntl import LOCK_EX, LOCK_NB, flock
 from select import POLLIN, poll
 
-from . import frames, messages, process, supervisor
-from .journal import OPEN, Journal
+from . import frames, messages, op_files, process, supervisor
+from .journal import Journal
 from .limits import DEFAULT_TTL_S, MAX_CONTROL_QUEUE_BYTES, MAX_OPS_HELD
 
 RECEIVE_BYTES = 1 << 17
@@ -109,7 +108,7 @@ class Ops:
             return self._end_at_once(op, "unknown", Tail.NONE, "not in the journal, and older than this incarnation")
         if type(values["env"]) is not dict or any(type(value) is not str for value in values["env"].values()):
             raise messages.MessageError("OP: env is no mapping of text to text")
-        if len(self._held) + len(self._over) >= MAX_OPS_HELD:
+        if len(self._held) >= MAX_OPS_HELD:
             return self._end_at_once(op, "failed", Tail.EMPTY, "%d ops are held here already" % MAX_OPS_HELD)
         try:
             lock_fd = self._accept(op)
@@ -123,20 +122,19 @@ class Ops:
             else:
                 self._start(values, lock_fd)
         except OSError as error:
-            self._remove_files(op)
+            op_files.remove(self._folder, op)
             self._end_at_once(op, "failed", Tail.EMPTY, _reason(error, "the supervisor's process"))
         finally:
             os.close(lock_fd)
 
     def _accept(self, op):
         """The locked file of ``op``, journaled; the file first, so that one without the other was never started."""
-        lock_fd = os.open(self._path(op), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        lock_fd = op_files.make(self._folder, op)
         try:
-            flock(lock_fd, LOCK_EX | LOCK_NB)
             self._journal.accept(op)
         except OSError:
             os.close(lock_fd)
-            self._remove_files(op)
+            op_files.remove(self._folder, op)
             raise
         return lock_fd
 
@@ -199,7 +197,7 @@ class Ops:
             if op in self._held:
                 self._close(self._held[op])
             elif self._over.pop(op, None) is not None:
-                self._remove_files(op)
+                op_files.remove(self._folder, op)
 
     def _close(self, held):
         held.closing = True
@@ -217,8 +215,8 @@ class Ops:
     def _settle(self, op, body, tail):
         """``op`` has no supervisor and won't have one: say its end."""
         self._over[op] = body, tail
-        while len(self._over) > MAX_OPS_HELD:
-            del self._over[min(self._over)]
+        if len(self._over) > MAX_OPS_HELD:
+            self._on_close([min(self._over)])
         self._tell_over(op, None)
 
     def _tell_over(self, op, acknowledged):
@@ -333,7 +331,7 @@ class Ops:
         """The supervisor has ended, and all that it said is passed on. What it left is swept unless it was closed."""
         self._held.pop(held.op, None)
         if held.closing:
-            self._remove_files(held.op)
+            op_files.remove(self._folder, held.op)
         elif held.final is None or len(held.ended) < 2:
             self._on_lost(held)
         else:
@@ -343,9 +341,9 @@ class Ops:
 
     def _on_lost(self, held):
         self._sweep()
-        session = self._look_up(held.op)[2]
-        if session is not None:
-            process.kill_session(*session)
+        found = op_files.look_up(self._folder, held.op)
+        if found.session is not None:
+            process.kill_session(*found.session)
         self._node.log("op %d: its supervisor was lost" % held.op)
         if held.final is None:
             self._end_at_once(held.op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
@@ -387,51 +385,32 @@ class Ops:
         if self._journal.damaged_count:
             self._node.log("journal: %d lines are damaged" % self._journal.damaged_count)
         for op in self._journal.open_ops():
-            alive, began, session, final = self._look_up(op)
+            found = op_files.look_up(self._folder, op)
             self._node.emit(frames.HELD, messages.encode(frames.HELD, op=op))
-            if alive:
+            if found.is_supervised:
                 self._held[op] = Held(op)
                 self._connect(op, CONNECT_TRIES)
-            elif final is not None:
-                self._settle(op, final, Tail.LOST)
+            elif found.final is not None:
+                self._settle(op, found.final, Tail.LOST)
             elif op in self._journal.tombstones:
                 self._end_at_once(op, "killed", Tail.EMPTY, "signal", self._journal.tombstones[op])
-            elif session is not None and process.kill_session(*session):
+            elif found.session is not None and process.kill_session(*found.session):
                 self._end_at_once(op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
-            elif began:
+            elif found.began:
                 self._end_at_once(op, "unknown", Tail.LOST, "its supervisor was lost with the node program")
             else:
                 self._end_at_once(op, "failed", Tail.EMPTY, "not started")
         self._remove_leftovers()
 
-    def _look_up(self, op):
-        """(whether its supervisor lives, and what supervisor.read_record() tells)."""
-        try:
-            fd = os.open(self._path(op), os.O_RDWR)
-        except OSError:
-            return False, True, None, None  # removed by a supervisor whose time-to-live was over
-        try:
-            flock(fd, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            return True, True, None, None
-        else:
-            return (False,) + supervisor.read_record(fd)
-        finally:
-            os.close(fd)
-
     def _remove_leftovers(self):
         """Files of ops that aren't open: end the supervisors that still stand over closed ones."""
-        for name in os.listdir(self._folder):
-            word = name[3:].partition(".")[0]
-            if not name.startswith("op-") or not word.isdigit() or self._journal.states.get(int(word)) == OPEN:
-                continue
-            op = int(word)
-            if self._look_up(op)[0]:
+        for op in op_files.listed(self._folder).difference(self._journal.open_ops()):
+            if op_files.look_up(self._folder, op).is_supervised:
                 held = self._held[op] = Held(op)
                 held.closing = True
                 self._connect(op, CONNECT_TRIES)
             else:
-                self._remove_files(op)
+                op_files.remove(self._folder, op)
 
     def _connect(self, op, tries):
         held = self._held[op]
@@ -442,7 +421,7 @@ class Ops:
             connection.connect("/proc/self/fd/%d/op-%d.sock" % (folder_fd, op))
         except OSError as error:
             connection.close()
-            if tries and self._look_up(op)[0]:
+            if tries and op_files.look_up(self._folder, op).is_supervised:
                 self._loop.call_later(CONNECT_PAUSE_S, lambda: self._connect(op, tries - 1))
             else:
                 self._node.log("op %d: its supervisor can't be reached: %s" % (op, error.strerror))
@@ -478,18 +457,6 @@ class Ops:
         if self._quitting is not None and not any(held.closing for held in self._held.values()):
             done, self._quitting = self._quitting, _nothing
             done()
-
-    # --- files
-
-    def _path(self, op):
-        return "%s/op-%d" % (self._folder, op)
-
-    def _remove_files(self, op):
-        for path in (self._path(op), self._path(op) + ".sock", self._path(op) + ".spool"):
-            try:
-                os.unlink(path)
-            except OSError:
-                pass  # gone already
 
 
 def _nothing():

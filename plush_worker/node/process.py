@@ -47,9 +47,8 @@ def login():
 def session_environment():
     """The environment that sshd gave this session: without what shells and Python (LC_CTYPE) have put there since."""
     try:
-        with open("/proc/self/environ", "rb") as file:
-            pairs = (item.partition(b"=") for item in file.read().split(b"\0"))
-            found = {name: value for name, separator, value in pairs if separator}
+        pairs = (item.partition(b"=") for item in _read("/proc/self/environ").split(b"\0"))
+        found = {name: value for name, separator, value in pairs if separator}
     except OSError:
         found = dict(os.environb)
     return {name: value for name, value in found.items() if name not in _SHELL_LEFTOVERS}
@@ -136,6 +135,18 @@ def _fork_and_exec(path, argv, environment, moves, ignored):
     return pid
 
 
+def _read(path):
+    """A file of /proc: a third of the system calls of open()."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        pieces = []
+        while not pieces or pieces[-1]:
+            pieces.append(os.read(fd, 65536))
+        return b"".join(pieces)
+    finally:
+        os.close(fd)
+
+
 def readable_bytes(fd):
     """How much a pipe holds."""
     from array import array
@@ -152,8 +163,7 @@ def children(pid):
     found = []
     try:
         for task in os.listdir("/proc/%d/task" % pid):
-            with open("/proc/%d/task/%s/children" % (pid, task), "rb") as file:
-                found += [int(word) for word in file.read().split()]
+            found += [int(word) for word in _read("/proc/%d/task/%s/children" % (pid, task)).split()]
     except OSError as error:
         if error.errno == ENOENT and not os.path.exists("/proc/self/task/%d/children" % os.getpid()):
             return [child for child, parent in _parents() if parent == pid]
@@ -164,11 +174,17 @@ def children(pid):
 
 def _parents():
     """(pid, parent) of all processes: for kernels without /proc/PID/task/TID/children."""
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            status = stat(int(name))
-            if status:
-                yield int(name), int(status[1])
+    for pid in _all_pids():
+        status = stat(pid)
+        if status:
+            yield pid, int(status[1])
+
+
+def _all_pids():
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
 
 
 def descendants(pid):
@@ -183,14 +199,13 @@ def descendants(pid):
 def stat(pid):
     """(state, parent, group, session, ...) of a process, as bytes; None when it is gone."""
     try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
-            return file.read().rpartition(b")")[2].split()
+        return _read("/proc/%d/stat" % pid).rpartition(b")")[2].split()
     except OSError:
         return None
 
 
 def start_time(pid):
-    """When ``pid`` started, in clock ticks since the machine did; 0 when it is gone. With the pid it names a process."""
+    """When ``pid`` started, in clock ticks since the machine did; 0 when it is gone. Pid and this name a process."""
     status = stat(pid)
     return int(status[19]) if status else 0
 
@@ -205,11 +220,11 @@ def kill_session(session, started):
         return False  # another process has the number, so the session has been gone
     for _ in range(1000):
         found = []
-        for name in os.listdir("/proc"):
-            status = stat(int(name)) if name.isdigit() else None
+        for pid in _all_pids():
+            status = stat(pid)
             if status and int(status[3]) == session and status[0] != b"Z":
-                led = led or int(name) == session
-                found += [int(name)] + descendants(int(name))
+                led = led or pid == session
+                found += [pid] + descendants(pid)
         if not found or kill_all(found) == len(found):
             break
         time.sleep(0.001)

@@ -8,6 +8,7 @@ from . import frames, hostset, messages
 from .flow import Link
 from .limits import (
     CHILDREN_WINDOW_BYTES,
+    MAX_CONTROL_QUEUE_BYTES,
     MAX_DETAIL_CHARS,
     MAX_FRAME_BYTES,
     MAX_HOST_NUMBER,
@@ -63,31 +64,30 @@ class Tree:
         """LINK: open links to children, pass on what concerns hosts below them. Raises MessageError."""
         order, options, entries = _checked(fields)
         passed = {}
-        expected = 0
         window = self._window(entries)
         for entry in entries:
             number, parent = entry[:2]
             if number == self.session.host or order <= self.orders.get(number, 0):
                 self.session.log("dropped: link order %d to host %d is not above the last" % (order, number))
                 continue
-            self.orders[number] = order
             self.drop(self.children.get(number), "replaced by link order %d" % order)
-            expected |= 1 << number
-            for child in self.children.values():
-                child.below &= ~(1 << number)
-            if parent == self.session.host:
-                self._open(Child(entry, order, Link(window, self.session.loop.now())), options[entry[7]])
-                continue
+            for child in self.children.values() if number in self.orders else ():
+                child.below &= ~(1 << number)  # it moves
+            self.orders[number] = order
             via = self._via(parent)
-            if via is None:
+            if parent == self.session.host:
+                self.merger.expect_ready(order, 1 << number)
+                self._open(Child(entry, order, Link(window, self.session.loop.now())), options[entry[7]])
+            elif via is None:
                 self.report_lost(order, number, 1 << number, "eof", "its parent, host %d, is not here" % parent, False)
-                continue
-            via.below |= 1 << number
-            passed.setdefault(via.number, []).append(entry)
-        self.merger.expect_ready(order, expected)
-        for number, share in passed.items():
-            body = messages.encode(frames.LINK, order=order, ssh=options, entries=share)
-            self._send(self.children[number], frames.LINK, body, 1 << number)
+            else:
+                self.merger.expect_ready(order, 1 << number)
+                via.below |= 1 << number
+                passed.setdefault(via, []).append(entry)
+        for child, share in passed.items():
+            if self.children.get(child.number) is child:  # else it was lost, with them
+                body = messages.encode(frames.LINK, order=order, ssh=options, entries=share)
+                self._send(child, frames.LINK, body, 1 << child.number)
 
     def _window(self, entries):
         """What each child may have on the way, so that all together stay within CHILDREN_WINDOW_BYTES."""
@@ -108,7 +108,12 @@ class Tree:
         self.opener.open(child, options)
 
     def _send(self, child, kind, body, hosts):
-        child.link.put(frames.encode(kind, hostset.encode(hosts), body, self.session.epoch))
+        self._put(child, frames.encode(kind, hostset.encode(hosts), body, self.session.epoch))
+
+    def _put(self, child, frame):
+        child.link.put(frame)
+        if child.link.control_bytes > MAX_CONTROL_QUEUE_BYTES:  # perhaps it still waits to be opened
+            self.drop(child, "too much is queued for it", "limit")
 
     def forward(self, kind, flags, epoch, hosts, body):
         """Give each child its part of a frame of the parent; the body stays as it is."""
@@ -125,7 +130,7 @@ class Tree:
                 self.drop(child, "unlinked")
                 continue
             child.quitting = child.quitting or (kind == frames.QUIT and bool(part >> child.number & 1))
-            child.link.put(frames.encode(kind, hostset.encode(part), body, epoch, flags))
+            self._put(child, frames.encode(kind, hostset.encode(part), body, epoch, flags))
 
     def _all(self):
         found = self.session.own
@@ -189,11 +194,11 @@ class Tree:
 
     # Ends
 
-    def drop(self, child, why):
+    def drop(self, child, why, code="eof"):
         """Close the link to a child, which may be None."""
         if child is not None:
             self.opener.close(child)
-            self.on_child_end(child, "eof", why)
+            self.on_child_end(child, code, why)
 
     def on_child_end(self, child, code, detail):
         """The link to a child failed or ended; told once."""

@@ -16,7 +16,7 @@ from .messages import END, GAP
 class Piece:
     """``length`` bytes at ``offset``, or with flag GAP as many that are lost."""
 
-    __slots__ = ("offset", "length", "flags", "data", "slot")
+    __slots__ = ("data", "flags", "length", "offset", "slot")
 
     def __init__(self, offset, length, flags):
         self.offset, self.length, self.flags = offset, length, flags

@@ -1,32 +1,30 @@
 """A supervisor: the process that stands over one op, from its start until everything of it is stored above.
 
 It is forked from the node program, not exec'd, and outlives it: it owns the op's processes, pipes, spool and end. It
-listens on ``op-N.sock`` in the state folder, where the next incarnation finds it, and speaks frames with one node
-program at a time. File ``op-N`` is its lock and its record: first ``exec``, then the final state. One thread, poll.
-Entry point: become().
+listens in the state folder, where the next incarnation finds it, and speaks frames with one node program at a time.
+One thread, poll. Entry point: become().
 """
 
 import gc
 import os
 import time
 from _collections import deque
-from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM, set_wakeup_fd, signal
+from _signal import SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM, set_wakeup_fd, signal
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from _struct import Struct
-from fcntl import LOCK_EX, LOCK_NB, flock
+from itertools import islice
 from select import POLLIN, POLLOUT, poll
 
-from . import frames, messages, process
+from . import frames, messages, op_files, process
 from .limits import MAX_DETAIL_CHARS, ORPHAN_BLOCKS_S, OUTPUT_LATEST_MS, OUTPUT_SILENCE_MS, STOP_GRACE_S
 from .spool import SpoolFile, Storage, Stream
+from .stops import Stops
 
 BATCH_BYTES = 1 << 17  # of output given to the socket at a time: what a state or a log line may have to wait behind
+MAX_BUFFERS_COUNT = 512  # of one system call; the kernel takes 1024
 READS_COUNT = 8  # pieces read from a pipe before the others get their turn
 ESCAPED_S = 1.0  # how long the pipes stay open after all descendants were killed: somebody else may hold them
 TTL_CHECK_S = 60.0  # poll() doesn't count time asleep, so the time-to-live is looked at this often
-RECORD_BYTES = 4096  # of file op-N, taken at once so that the final state finds room on a full disk
-EXEC, SESSION, FINAL_STATE = b"exec\n", b"session", b"final"  # its lines; the last two at fixed places
-SESSION_AT, FINAL_AT = len(EXEC), 64
 STARTED, FINAL = 1, 2  # ordinals of the state events
 
 # A frame's header and that of an OUTPUT body in one: encoded in two steps, every piece is copied twice
@@ -38,7 +36,7 @@ COUNT = Struct("!Q")
 class Order:
     """What a supervisor is to do."""
 
-    __slots__ = ("op", "command", "environment", "shell", "home", "ttl_s", "timeout_s", "lossless")
+    __slots__ = ("command", "environment", "home", "lossless", "op", "shell", "timeout_s", "ttl_s")
 
     def __init__(self, op, command, environment, shell, home, ttl_s, timeout_s, lossless):
         self.op, self.command, self.environment = op, command, environment
@@ -70,24 +68,10 @@ def become(order, connection, lock_fd, folder):
         os._exit(0)
 
 
-def read_record(lock_fd):
-    """(whether the op began to start, (session, start time) of its processes or None, body of its final STATE or None),
-    from file ``op-N``."""
-    data = os.pread(lock_fd, RECORD_BYTES, 0)
-    session = final = None
-    for line in data.split(b"\n"):
-        words = line.split()
-        if len(words) == 3 and words[0] == SESSION:
-            session = int(words[1]), int(words[2])
-        elif len(words) == 2 and words[0] == FINAL_STATE:
-            final = bytes.fromhex(words[1].decode("ascii"))
-    return data.startswith(EXEC), session, final
-
-
 class Pipe:
     """A pipe that the op's processes write into, and the stream that it fills."""
 
-    __slots__ = ("stream", "fd", "watched", "cut_at", "first_at", "last_bytes")
+    __slots__ = ("cut_at", "fd", "first_at", "last_bytes", "stream", "watched")
 
     def __init__(self, stream):
         self.stream = stream
@@ -103,7 +87,6 @@ class Supervisor:
     def __init__(self, order, connection, lock_fd, folder):
         self.order, self.folder = order, folder
         self._lock_fd = lock_fd
-        self._name = "op-%d" % order.op
         self._poll = poll()
         self._handlers = {}  # fd -> callback()
         self._connection, self._decoder = None, None
@@ -111,18 +94,12 @@ class Supervisor:
         self._out, self._out_events = deque(), 0  # buffers for the socket
         self._events, self._event_at = [], None  # (ordinal, frame) not acknowledged; when the unsent may wait no longer
         self._unsent_events = []
-        storage = Storage(SpoolFile("%s.spool" % self._name))
+        storage = Storage(SpoolFile("op-%d.spool" % order.op))
         self._pipes = [Pipe(Stream(number, storage)) for number in (messages.STDOUT, messages.STDERR)]
         self._main = None  # pid, until it is reaped
-        self._session = None  # its pid for good: the session that it leads
+        self._stops = Stops(lambda text: self._log("op %d: %s" % (order.op, text)))
         self._final = False
-        self._ordered = {}  # signal -> who ordered it: signal, timeout, ttl
-        self._stopping = ""  # who ordered that it end
-        self._last_signal = 0
-        self._kill_at = None  # monotonic: SIGKILL to all that is left then, and again while something is
-        self._kill_pause_s = 0.002
-        self._terminated = False  # SIGTERM came to this process
-        self._drain_until = None
+        self._drain_until = None  # monotonic, after a kill: whoever holds a pipe then isn't waited for
         self._orphaned_at = None
         self._closing = False  # nothing more is wanted from it
         self._refused_reported = False
@@ -151,8 +128,11 @@ class Supervisor:
             where = where.tb_next
         text = "supervisor of op %d: %s: %s (%s:%d)" % (
             self.order.op, type(error).__name__, error, where.tb_frame.f_code.co_filename, where.tb_lineno)  # fmt: skip
-        import traceback; traceback.print_exception(type(error), error, error.__traceback__, file=open("/tmp/h2/crash", "a"))  # DEBUG
-        process.kill_all(process.descendants(os.getpid()))
+        for _ in range(1000):
+            left = process.descendants(os.getpid())
+            if not left or process.kill_all(left) == len(left):
+                break
+            self._reap()
         try:
             self._connection.setblocking(True)
             self._connection.send(frames.encode(frames.LOG, b"", messages.encode(frames.LOG, text=text)))
@@ -169,9 +149,8 @@ class Supervisor:
 
     def _wait_ms(self, now):
         times = [now + TTL_CHECK_S, self._beat_at + self.order.ttl_s - process.boottime() + now]
-        for pipe in self._pipes:
-            times.append(pipe.cut_at)
-        times += [self._event_at, self._kill_at, self._timeout_at, self._drain_until]
+        times += [pipe.cut_at for pipe in self._pipes]
+        times += [self._event_at, self._stops.kill_at, self._timeout_at, self._drain_until]
         if self._may_become_lossy():
             times.append(self._orphaned_at + ORPHAN_BLOCKS_S)
         first = min(at for at in times if at is not None)
@@ -183,11 +162,11 @@ class Supervisor:
                 self._cut(pipe)
         if self._event_at is not None and now >= self._event_at:
             self._event_at = None
-        if self._kill_at is not None and now >= self._kill_at:
-            self._kill(now)
+        if self._stops.kill_at is not None and now >= self._stops.kill_at:
+            self._kill()
         if self._timeout_at is not None and now >= self._timeout_at:
             self._timeout_at = None
-            self._stop(SIGTERM, STOP_GRACE_S, "timeout")
+            self._stops.order(SIGTERM, STOP_GRACE_S, "timeout")
         if self._drain_until is not None and now >= self._drain_until:
             self._drain_until = None
             self._give_up_pipes()
@@ -197,11 +176,11 @@ class Supervisor:
                 self._watch_pipe(pipe)
         if process.boottime() - self._beat_at >= self.order.ttl_s and not self._closing:
             self._closing = True
-            self._stop(SIGTERM, STOP_GRACE_S, "ttl")
+            self._stops.order(SIGTERM, STOP_GRACE_S, "ttl")
 
     def _done(self):
         ended = self._final and all(pipe.stream.ended for pipe in self._pipes)
-        return self._closing and ended and self._kill_at is None
+        return self._closing and ended and self._stops.kill_at is None
 
     def _may_become_lossy(self):
         return self._orphaned_at is not None and not self.order.lossless and not self._pipes[0].stream.lossy
@@ -218,17 +197,17 @@ class Supervisor:
         for number in (SIGCHLD, SIGHUP, SIGINT, SIGPIPE):
             signal(number, _ignore)
         signal(SIGTERM, self._on_sigterm)
-        self._watch(wakeup_r, POLLIN, lambda: self._reap(wakeup_r))
+        self._watch(wakeup_r, POLLIN, lambda: self._wake_up(wakeup_r))
         try:
-            os.write(self._lock_fd, EXEC.ljust(RECORD_BYTES))
+            op_files.record_begin(self._lock_fd)
             self._listen()
             order = self.order
-            self._session, *fds = process.start(
+            self._main, *fds = process.start(
                 order.command, order.environment, order.shell, order.home, self.folder)  # fmt: skip
         except (OSError, ValueError) as error:
             return self._fail(_reason(error))
-        self._main = self._session
-        self._record(SESSION_AT, b"%s %d %d\n" % (SESSION, self._main, process.start_time(self._main)))
+        self._stops.session = self._main
+        op_files.record_session(self._lock_fd, self._main, process.start_time(self._main))
         for pipe, fd in zip(self._pipes, fds):
             os.set_blocking(fd, False)
             pipe.fd = fd
@@ -238,12 +217,12 @@ class Supervisor:
         self._state(STARTED, "started")
 
     def _on_sigterm(self, number, frame):
-        self._terminated = True  # the loop is woken up; nothing is decided in the middle of something else
+        self._stops.terminated = True  # the loop is woken up; nothing is decided in the middle of something else
 
     def _listen(self):
         listener = socket(AF_UNIX, SOCK_STREAM)
         listener.setblocking(False)
-        listener.bind(self._name + ".sock")  # relative: a path of more than 104 bytes can't be bound
+        listener.bind("op-%d.sock" % self.order.op)  # relative: a path of more than 104 bytes can't be bound
         listener.listen(4)
         self._watch(listener.fileno(), POLLIN, lambda: self._accept(listener))
 
@@ -252,20 +231,23 @@ class Supervisor:
             pipe.stream.cut(end=True)
         self._state(FINAL, "failed", detail=reason)
 
-    def _reap(self, wakeup_fd):
+    def _wake_up(self, wakeup_fd):
         try:
             os.read(wakeup_fd, 4096)
         except BlockingIOError:
             pass
-        if self._terminated:
-            self._terminated = False
-            self._stop(SIGTERM, STOP_GRACE_S, "signal")
+        if self._stops.terminated:
+            self._stops.terminated = False
+            self._stops.order(SIGTERM, STOP_GRACE_S, "signal")
+        self._reap()
+
+    def _reap(self):
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                if self._kill_at is not None:
-                    self._kill(time.monotonic())  # nothing is left to wait for
+                if self._stops.kill_at is not None:
+                    self._kill()  # nothing is left to wait for
                 return
             if not pid:
                 return
@@ -276,16 +258,7 @@ class Supervisor:
     def _main_ended(self, status):
         for pipe in self._pipes:
             self._read(pipe)
-        if os.WIFEXITED(status):
-            number, code = None, os.WEXITSTATUS(status)
-        else:
-            number, code = os.WTERMSIG(status), None
-        if self._stopping:
-            self._state(FINAL, "killed", None, self._last_signal, self._stopping)
-        elif number in self._ordered:
-            self._state(FINAL, "killed", None, number, self._ordered[number])
-        else:
-            self._state(FINAL, "exited", code, number)
+        self._state(FINAL, *self._stops.verdict(status))
         self._check_end()
 
     def _state(self, ordinal, state, code=None, number=None, detail=""):
@@ -294,48 +267,18 @@ class Supervisor:
             detail=detail[:MAX_DETAIL_CHARS])  # fmt: skip
         if ordinal == FINAL:
             self._final = True
-            self._record(FINAL_AT, b"%s %s\n" % (FINAL_STATE, body.hex().encode()))
+            op_files.record_final(self._lock_fd, body)
         event = ordinal, frames.encode(frames.STATE, b"", body)
         self._events.append(event)
         self._unsent_events.append(event)
         # A command that is over at once costs one write: its start may wait a little for its end
         self._event_at = time.monotonic() + OUTPUT_SILENCE_MS / 1000 if ordinal == STARTED else None
 
-    def _record(self, at, line):
-        try:
-            os.pwrite(self._lock_fd, b"\n" + line, at)
-        except OSError as error:
-            self._log("op %d: its record can't be written: %s" % (self.order.op, error.strerror))
+    def _kill(self):
+        if self._stops.kill(self._main):
+            self._drain_until = time.monotonic() + ESCAPED_S
 
-    # --- stops
-
-    def _stop(self, number, grace_s, who):
-        """Signal ``number`` to the op's process groups; after ``grace_s`` (None: never) SIGKILL to all that is left."""
-        self._ordered[number] = who
-        self._last_signal = number
-        if number == SIGKILL or grace_s is not None:
-            self._stopping = who
-        now = time.monotonic()
-        if number == SIGKILL:
-            self._kill(now)
-        elif self._session is not None:
-            process.signal_session(self._session, number)
-            if grace_s is not None and process.children(os.getpid()):
-                self._kill_at = min(self._kill_at or now + grace_s, now + grace_s)
-
-    def _kill(self, now):
-        """SIGKILL to all descendants, again and again until none is left. They are ours: orphans come to us."""
-        left = process.descendants(os.getpid())
-        if self._main in left:
-            self._last_signal = SIGKILL
-        if not left or process.kill_all(left) == len(left):
-            if left:
-                self._log("op %d: not ours to kill: process %s" % (self.order.op, ", ".join(map(str, left))))
-            self._kill_at = None
-            self._drain_until = now + ESCAPED_S
-            return
-        self._kill_at = now + self._kill_pause_s
-        self._kill_pause_s = min(1.0, self._kill_pause_s * 1.5)
+    # --- output
 
     def _give_up_pipes(self):
         """All descendants are killed: whoever still holds a pipe isn't one. What it holds now is still read."""
@@ -346,8 +289,6 @@ class Supervisor:
                     self._read(pipe)
                 else:
                     self._end(pipe)
-
-    # --- output
 
     def _watch_pipe(self, pipe):
         """Watch a pipe while its stream takes more."""
@@ -398,7 +339,7 @@ class Supervisor:
         pipe.stream.cut(end=pipe.fd is None)
 
     def _end(self, pipe):
-        """A pipe has ended. The last piece waits a moment for the other pipe and the process, so that all is one write."""
+        """A pipe has ended. The last piece waits a moment for the other and the process, so that all is one write."""
         if pipe.watched:
             self._unwatch(pipe.fd)
             pipe.watched = False
@@ -468,7 +409,7 @@ class Supervisor:
         elif kind == frames.SIGNAL:
             values = messages.decode(kind, body)
             grace_ms = values["grace_ms"]
-            self._stop(values["signal"], None if grace_ms < 0 else grace_ms / 1000, "signal")
+            self._stops.order(values["signal"], None if grace_ms < 0 else grace_ms / 1000, "signal")
         elif kind == frames.CLOSE:
             self._closing = True
 
@@ -499,7 +440,7 @@ class Supervisor:
             if not self._out:
                 break
             try:
-                count = self._connection.sendmsg(self._out)
+                count = self._connection.sendmsg(list(islice(self._out, MAX_BUFFERS_COUNT)))
             except BlockingIOError:
                 self._poll.modify(self._connection.fileno(), POLLIN | POLLOUT)
                 return
@@ -514,11 +455,12 @@ class Supervisor:
 
     def _fill(self):
         unsent = [pipe.stream for pipe in self._pipes if pipe.stream.unsent()]
+        waiting = bool(self._out)
         if self._unsent_events and (unsent or self._event_at is None):
             # Behind what is half sent, before all the rest
             self._out.extend(frame for _, frame in self._unsent_events)
             self._unsent_events, self._event_at = [], None
-        if self._out:
+        if waiting:
             return
         size = 0
         while unsent and size < BATCH_BYTES:
@@ -544,31 +486,9 @@ class Supervisor:
         attached = self._connection is not None
         if attached:
             self._send()
-        for name in (self._name + ".sock", self._name):
-            try:
-                os.unlink(name)
-            except FileNotFoundError:
-                pass
+        op_files.remove(self.folder, self.order.op)
         if not attached:
-            remove_folder_if_unused(self.folder)
-
-
-def remove_folder_if_unused(folder):
-    """Remove the state folder when no node program holds its lock and no op is left in it."""
-    try:
-        lock_fd = os.open(os.path.join(folder, "lock"), os.O_RDWR)
-    except OSError:
-        return
-    try:
-        flock(lock_fd, LOCK_EX | LOCK_NB)
-        if not any(name.startswith("op-") for name in os.listdir(folder)):
-            for name in os.listdir(folder):
-                os.unlink(os.path.join(folder, name))
-            os.rmdir(folder)
-    except OSError:
-        pass  # in use, or the next one does it
-    finally:
-        os.close(lock_fd)
+            op_files.remove_folder_if_unused(self.folder)
 
 
 def _ignore(number, frame):

@@ -37,10 +37,9 @@ class Connection:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._client = _client(address, limits.MAX_CONNECTIONS, limits.ANSWER_TIMEOUT_S)
+        self._client = _client(address, limits.MAX_CONNECTIONS)
         self._free = asyncio.Semaphore(limits.MAX_CONNECTIONS)
-        block_s = limits.MAX_BLOCK_MS / 1000 + limits.ANSWER_TIMEOUT_S
-        self._blocking_client = _client(address, limits.MAX_BLOCKED_READS, block_s)
+        self._blocking_client = _client(address, limits.MAX_BLOCKED_READS)
         self._free_to_block = asyncio.Semaphore(limits.MAX_BLOCKED_READS)
         self._hashes: dict[str, str] = {}
 
@@ -62,7 +61,7 @@ class Connection:
 
         async def attempt(number: int) -> Any:
             values = [number if a is ATTEMPT else a for a in arguments]
-            async with self._free:
+            async with self._free, asyncio.timeout(limits.ANSWER_TIMEOUT_S):
                 return await self._evaluate(script, keys, values)
 
         return await self._repeat(attempt, what or script)
@@ -71,7 +70,7 @@ class Connection:
         """The reply to one command that changes nothing, or that can be repeated."""
 
         async def attempt(_number: int) -> Any:
-            async with self._free:
+            async with self._free, asyncio.timeout(limits.ANSWER_TIMEOUT_S):
                 return await self._client.execute_command(*command)
 
         return await self._repeat(attempt, what or str(command[0]))
@@ -83,7 +82,8 @@ class Connection:
             async with self._free, self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
                     pipeline.execute_command(*command)
-                return list(await pipeline.execute())
+                async with asyncio.timeout(limits.ANSWER_TIMEOUT_S):
+                    return list(await pipeline.execute())
 
         replies: list[Any] = await self._repeat(attempt, what)
         return replies
@@ -109,7 +109,7 @@ class Connection:
 
     async def _blocked_read(self, command: Sequence[Argument], block_ms: int) -> list[Any]:
         async def attempt(_number: int) -> Any:
-            async with self._free_to_block:
+            async with self._free_to_block, asyncio.timeout(block_ms / 1000 + limits.ANSWER_TIMEOUT_S):
                 return await self._blocking_client.execute_command("XREAD", "BLOCK", block_ms, *command[1:])
 
         return _entries(await self._repeat(attempt, "reading events"))
@@ -161,12 +161,14 @@ class Connection:
 _CODES = {"OutOfMemoryError": "OOM", "ReadOnlyError": "READONLY", "NoPermissionError": "NOPERM"}
 
 
-def _client(address: Address, connections: int, answer_timeout_s: float) -> redis.Redis:
+def _client(address: Address, connections: int) -> redis.Redis:
+    # No socket_timeout: redis-py then sends through asyncio.wait_for, which before Python 3.12 swallows a cancellation
+    # that comes as the sending ends, so that a cancelled task goes on for ever. The requests have their own timeouts.
     common: dict[str, Any] = {
         "db": address.db,
         "username": address.user or None,
         "password": address.password or None,
-        "socket_timeout": answer_timeout_s,
+        "socket_timeout": None,
         "socket_connect_timeout": limits.CONNECT_TIMEOUT_S,
         "retry": redis.retry.Retry(NoBackoff(), 0),
         "protocol": 2,

@@ -90,14 +90,14 @@ def test_a_host_that_the_directory_does_not_have(plush: Any, hosts: LocalHosts) 
 def test_refused(beside: Run) -> None:
     with environments.closed_address() as (address, port):
         result, done = beside("bad", f"HostName {address}", f"Port {port}")
-    assert_unreachable(result, done, "refused", "bad")
+    assert_unreachable(result, done, "refused: ", f"{address} port {port}")
 
 
 @pytest.mark.parametrize("kind", [environments.deaf_address, environments.mute_address])
 def test_timed_out_and_half_open(beside: Run, kind: Any) -> None:
     with kind() as (address, port):
         result, done = beside("bad", f"HostName {address}", f"Port {port}", options=("-t", "2"))
-    assert_unreachable(result, done, "timeout", "bad")
+    assert_unreachable(result, done, "timeout: ", f"{address} port {port}")
 
 
 def test_an_unknown_host_key(beside: Run, hosts: LocalHosts, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_changed_host_key_is_never_accepted(beside: Run, hosts: LocalHosts, tm
     before = changed.read_text()
     config = (f"HostName {other.address}", f"UserKnownHostsFile {changed}", f"StrictHostKeyChecking {strict}")
     result, done = beside("bad", *config, *_login(hosts))
-    assert_unreachable(result, done, "host_key", "changed")
+    assert_unreachable(result, done, "host_key: ", "is not the one on record")
     assert changed.read_text() == before
 
 
@@ -130,7 +130,7 @@ def test_a_key_that_the_host_does_not_take(beside: Run, hosts: LocalHosts, tmp_p
         "bad", f"HostName {host.address}", f"Port {host.port}", f"IdentityFile {key}", "IdentitiesOnly yes", known,
         "IdentityAgent none", f"User {host.user}",
     )  # fmt: skip
-    assert_unreachable(result, done, "auth", "bad")
+    assert_unreachable(result, done, "auth: ", str(key))
 
 
 def _login(hosts: LocalHosts) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """A mesh and coordinators that do nothing but take their time, in a real worker process.
 
 Run as a program it is a worker (``plush_worker.worker_process.main``) with these parts; runs whose id ends in ``-N``
-take N steps of 50 ms and report each.
+take N steps of 50 ms and report each; those whose id begins with ``ten`` begin when ten have been taken.
 """
 
 from __future__ import annotations
@@ -57,16 +57,21 @@ class FakeCoordinators:
     def __init__(self, runtime: Any) -> None:
         self._runtime = runtime
         self._runs: set[asyncio.Task[None]] = set()
+        self._ten = asyncio.Event()
 
     async def start_run(self, run_id: str) -> dict[str, Any]:
         task = asyncio.get_running_loop().create_task(self._run(run_id))
         self._runs.add(task)
         task.add_done_callback(self._runs.discard)
         note(f"run {run_id} taken")
+        if len(self._runs) == 10:
+            self._ten.set()
         return {}
 
     async def _run(self, run_id: str) -> None:
         steps = int(run_id.rpartition("-")[2])
+        if run_id.startswith("ten"):
+            await self._ten.wait()
         for step in range(1, steps + 1):
             await asyncio.sleep(STEP_S)
             self._runtime.publisher.progress(run_id, f"{step}/{steps} up")

@@ -67,7 +67,11 @@ class NodeDriver:
         self.stored: dict[tuple[int, int], list[int]] = {}  # (host, op) -> bytes of stdout, stderr
         self.ended = False  # its stdout is at its end
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
             env=self.env or REAL_PYTHON_FIRST,
         )
         assert self.process.stdin
@@ -182,7 +186,7 @@ class NodeDriver:
             self.send(frames.ACK, [host], op=op, stdout=stored[0], stderr=stored[1], ordinal=0, resume=False)
 
     def wait(self, what: Callable[[Self], bool], timeout_s: float = DEADLINE_S) -> None:
-        """Read until ``what(self)``. Raises AssertionError with all that came when the deadline or the end comes first."""
+        """Read until ``what(self)``. Raises AssertionError when the deadline or the end comes first."""
         deadline = time.monotonic() + timeout_s
         while not what(self):
             left_s = deadline - time.monotonic()

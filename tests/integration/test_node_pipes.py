@@ -161,7 +161,7 @@ def test_a_newer_python_beside_an_old_one_is_found(tmp_path: Path) -> None:
 
 
 def test_python_2_as_python_is_an_old_python(tmp_path: Path) -> None:
-    found = sorted((Path.home() / ".pyenv/versions").glob("2.7*/bin/python2.7")) + [Path("/usr/bin/python2")]
+    found = [*Path.home().glob(".pyenv/versions/2.7*/bin/python2.7"), Path("/usr/bin/python2")]
     python2 = next((path for path in found if path.exists()), None)
     if python2 is None:
         pytest.skip("no Python 2 on this machine")

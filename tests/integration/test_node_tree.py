@@ -63,7 +63,7 @@ def calls(folder: Path) -> list[list[str]]:
     return [ast.literal_eval(line) for line in (folder / "bin" / "calls").read_text().splitlines()]
 
 
-UNTIL_EOF = 'while os.read(0, 65536): pass'
+UNTIL_EOF = "while os.read(0, 65536): pass"
 
 
 def speaker(*sent: bytes, then: str = "0") -> str:
@@ -80,9 +80,7 @@ def frame(kind: int, hosts: list[int], **fields: Any) -> bytes:
 READY = {"order": 2, "version": 1, "python": "3.9.0"}
 
 
-def test_a_tree_comes_up_answers_once_and_leaves_nothing(
-    tree: Callable[..., NodeDriver], node_python: str
-) -> None:
+def test_a_tree_comes_up_answers_once_and_leaves_nothing(tree: Callable[..., NodeDriver], node_python: str) -> None:
     node = tree(python=node_python)
     node.link(2, TREE)
     node.wait(lambda node: node.ready() == {0, 1, 2, 3, 4, 5})
@@ -156,7 +154,9 @@ def test_a_host_without_ssh_says_so(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     for name, target in {"python3": sys.executable, "sh": "/bin/sh"}.items():
         (tmp_path / "bin" / name).symlink_to(target)
-    with NodeDriver(command=["/bin/sh", "-c", NodeDriver.line()], env=dict(os.environ, PATH=str(tmp_path / "bin"))) as node:
+    with NodeDriver(
+        command=["/bin/sh", "-c", NodeDriver.line()], env=dict(os.environ, PATH=str(tmp_path / "bin"))
+    ) as node:
         node.start().link(2, [(1, 0)])
         node.wait(lambda node: 1 in node.lost())
         assert node.lost()[1] == ("no_ssh", [1])
@@ -180,7 +180,7 @@ def test_a_half_open_connection_ends_at_its_deadline(tree: Callable[..., NodeDri
 
 def test_logins_are_limited_and_the_rest_waits(tree: Callable[..., NodeDriver], tmp_path: Path) -> None:
     hosts = range(1, limits.LOGINS_AT_ONCE + 4)
-    held = f"echo >> {tmp_path}/began; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exec sh -c \"$1\""
+    held = f'echo >> {tmp_path}/began; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exec sh -c "$1"'
     node = tree({f"host{n}": held for n in hosts})
     node.link(2, [(n, 0) for n in hosts])
 
@@ -279,7 +279,12 @@ def test_a_hostile_child_speaks_only_for_itself(tree: Callable[..., NodeDriver])
 
 @pytest.mark.parametrize(
     "bad",
-    [b"\xff" * 64, b"\0\0\0\x0c\x7f" + bytes(11), frame(frames.QUIT, [0], kill=True), b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+    [
+        b"\xff" * 64,
+        b"\0\0\0\x0c\x7f" + bytes(11),
+        frame(frames.QUIT, [0], kill=True),
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    ],
 )
 def test_a_child_that_sends_what_is_no_frame_loses_its_link_only(tree: Callable[..., NodeDriver], bad: bytes) -> None:
     node = tree({"host2": speaker(bad)})
@@ -309,14 +314,14 @@ def test_a_flood_of_control_from_a_child_harms_nobody(tree: Callable[..., NodeDr
     assert resident_mb(node.process.pid) < 60
 
 
-def test_output_without_credit_stops_and_control_still_passes(
-    tree: Callable[..., NodeDriver], tmp_path: Path
-) -> None:
+def test_output_without_credit_stops_and_control_still_passes(tree: Callable[..., NodeDriver], tmp_path: Path) -> None:
     """Nobody takes the output: memory stays bounded, a kill arrives, and is answered behind the output."""
     node = tree(credits=False, acks=True, window=1 << 18)
     node.link(2, [(1, 0), (2, 1)])
     node.wait(lambda node: node.ready() == {0, 1, 2})
-    node.send(frames.OP, range(3), op=10, **(OP | {"command": f"echo $$ >> {tmp_path}/pids; exec cat /dev/zero".encode()}))
+    node.send(
+        frames.OP, range(3), op=10, **(OP | {"command": f"echo $$ >> {tmp_path}/pids; exec cat /dev/zero".encode()})
+    )
     node.wait(lambda node: sum(len(f.body) for f in node.of(frames.OUTPUT)) > (1 << 18) - (1 << 16))
     while node.read(0.5):
         pass

@@ -163,6 +163,15 @@ def test_all_ready_forgets_the_order() -> None:
     assert made._lanes == {}
 
 
+def test_an_order_whose_hosts_are_lost_is_forgotten_and_late_ones_pass() -> None:
+    made = merger(A | B)
+    assert made.add(*ready(), A, 0) == []
+    assert made.lost(A) == [(*ready(), A)]
+    assert made.lost(B) == []
+    assert made.add(*ready(), B, 0) == [(*ready(), B)]
+    assert made._lanes == {}
+
+
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("next"), st.integers(0, 3), st.integers(0, 2)),  # host, variant of what it prints

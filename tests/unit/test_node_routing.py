@@ -94,6 +94,20 @@ def test_a_bad_link_order_is_a_bad_message_and_changes_nothing(bench: Bench, cha
     assert set(bench.tree.children) == {1, 2}
 
 
+def test_entries_below_a_host_that_the_same_order_replaces_are_lost_with_it(bench: Bench) -> None:
+    bench.link(9, [(5, 2), (2, 0)])
+    assert [(name, hosts) for name, hosts, _ in bench.sent()] == [("LOST", [2, 5])]
+
+
+def test_a_child_for_which_too_much_is_queued_is_dropped(bench: Bench) -> None:
+    big = OP | {"command": bytes(500_000)}
+    for _ in range(limits.MAX_CONTROL_QUEUE_BYTES // 500_000 + 1):
+        bench.down(frames.OP, [1], **big)
+    ((name, hosts, fields),) = bench.sent()
+    assert (name, hosts, fields["code"]) == ("LOST", [1, 3, 4], "limit")
+    assert [child.number for child in bench.opener.closed] == [1]
+
+
 def test_extra_fields_of_an_entry_are_ignored(bench: Bench) -> None:
     bench.link(9, [], entries=[[9, 0, "n", "a", 22, "", b"", 0, "new"]])
     assert 9 in bench.tree.children
