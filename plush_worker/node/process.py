@@ -231,12 +231,12 @@ def kill_session(session, started):
     return led
 
 
-def signal_session(session, number):
-    """Send a signal to every process group of ``session`` among the descendants of this process."""
+def signal_groups(number, session=None):
+    """Send a signal to every process group of ``session`` (None: of any) among the descendants of this process."""
     groups = set()
     for pid in descendants(os.getpid()):
         status = stat(pid)
-        if status and int(status[3]) == session:
+        if status and session in (None, int(status[3])):
             groups.add(int(status[2]))
     for group in groups:
         try:

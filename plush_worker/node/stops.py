@@ -26,9 +26,8 @@ class Stops:
         self._pause_s = FIRST_PAUSE_S
 
     def order(self, number, grace_s, who):
-        """Signal ``number`` to the op's process groups; after ``grace_s`` (None: never) SIGKILL to all that is left.
-
-        SIGKILL goes to all at once. To be followed by kill() when ``kill_at`` comes.
+        """Signal ``number`` to the groups of the op's session, or, where ``grace_s`` says how long it may take to end,
+        to the groups of all descendants; whatever is left then gets SIGKILL, by kill() when ``kill_at`` comes.
         """
         now = time.monotonic()
         self._ordered[number] = who
@@ -39,7 +38,7 @@ class Stops:
             self._ending = who
             self.kill_at = min(self.kill_at or now + grace_s, now + grace_s)
         if self.session is not None and number != SIGKILL:
-            process.signal_session(self.session, number)
+            process.signal_groups(number, self.session if grace_s is None else None)
 
     def kill(self, main):
         """SIGKILL to all descendants; True when none is left, else ``kill_at`` is set. ``main``: a pid, or None."""

@@ -39,7 +39,8 @@ def service(module_plush: Any, hosts: LocalHosts) -> Iterator[Callable[..., subp
 
     yield run
     assert module_plush("mesh", "down").returncode == 0
-    assert not hosts.wait_quiet(10.0)
+    left = hosts.wait_quiet(10.0)
+    assert not left, left
 
 
 def results(done: subprocess.CompletedProcess[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

@@ -61,7 +61,8 @@ def beside(plush: Any, hosts: LocalHosts, tmp_path: Path) -> Iterator[Run]:
         return by_name[name], done
 
     yield run
-    assert not hosts.wait_quiet(10.0), "the run left processes on its hosts"
+    left = hosts.wait_quiet(10.0)
+    assert not left, left
 
 
 def assert_unreachable(result: dict[str, Any], done: subprocess.CompletedProcess[str], *says: str) -> None:

@@ -66,7 +66,8 @@ def test_a_signal_stops_the_command_everywhere(
     assert process.returncode == code, err
     assert "stopping the run on all hosts" in err
     assert sorted(out.splitlines()) == [f"node{n}: begun" for n in range(1, 5)]
-    assert not hosts.wait_quiet(10.0)
+    left = hosts.wait_quiet(10.0)
+    assert not left, left
 
 
 def test_the_second_ctrl_c_does_not_wait(plush: Any, hosts: LocalHosts, tmp_path: Path) -> None:
@@ -82,7 +83,8 @@ def test_the_second_ctrl_c_does_not_wait(plush: Any, hosts: LocalHosts, tmp_path
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert time.monotonic() - asked < 4.5, "it waited for the grace"
-    assert not hosts.wait_quiet(10.0)
+    left = hosts.wait_quiet(10.0)
+    assert not left, left
 
 
 def test_json_of_a_run_that_was_stopped(plush: Any, hosts: LocalHosts, tmp_path: Path) -> None:
@@ -109,7 +111,8 @@ def test_plush_kill_from_elsewhere(plush: Any, hosts: LocalHosts, tmp_path: Path
     assert process.returncode == 130  # 128 + SIGINT: what the hosts died of
     assert "node[1-4]: killed by signal 2" in err
     assert plush("mesh", "down").returncode == 0
-    assert not hosts.wait_quiet(10.0)
+    left = hosts.wait_quiet(10.0)
+    assert not left, left
 
 
 @pytest.mark.timeout(150)
@@ -136,7 +139,8 @@ def test_no_worker_is_said_and_waited_for(plush: Any, hosts: LocalHosts, redis_u
     assert (process.returncode, out) == (0, "node1: fine\n"), err
     worker.send_signal(signal.SIGTERM)
     worker.communicate(timeout=DEADLINE_S)
-    assert not hosts.wait_quiet(10.0)
+    left = hosts.wait_quiet(10.0)
+    assert not left, left
 
 
 def test_a_stop_with_no_worker_is_quick(plush: Any, hosts: LocalHosts, redis_url: str) -> None:

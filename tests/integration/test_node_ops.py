@@ -147,7 +147,7 @@ def test_100_mb_of_binary_output_and_a_bounded_supervisor(machine: Machine) -> N
     )
     store = node.op(1001, machine.python_code(code))
     store.keeps = False
-    wait_for(lambda: (node.folder / "op-1001.sock").exists(), "the supervisor")
+    wait_for((node.folder / "op-1001.sock").exists, "the supervisor")
     supervisor = machine.supervisor(1001)
     node.complete(1001, 60)
     assert store.offset[OUT] == 800 * 131072
@@ -276,13 +276,22 @@ def test_a_plain_signal_that_is_deadly(machine: Machine) -> None:
     assert (store.final["state"], store.final["signal"], store.final["detail"]) == ("killed", 1, "signal")
 
 
+KEEPER = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+connection = listener.accept()[0]
+kept = connection.recvmsg(1, 100)
+connection.send(b"x")
+time.sleep(600)
+"""
+
+
 def test_an_escaped_holder_of_the_pipe_does_not_hold_the_end(machine: Machine) -> None:
     node = machine.node()
     socket_path = machine.home / "s"
-    keeper = subprocess.Popen(
-        [sys.executable, "-c", "import socket,sys,time\ns=socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\n"
-         "c=s.accept()[0]\nr=c.recvmsg(1,100)\nc.send(b'x')\ntime.sleep(600)", str(socket_path)]
-    )  # fmt: skip
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, str(socket_path)])
     try:
         wait_for(socket_path.exists, "the keeper listens")
         code = (
@@ -306,12 +315,13 @@ def test_a_timeout(machine: Machine) -> None:
     assert (store.final["state"], store.final["signal"], store.final["detail"]) == ("killed", 15, "timeout")
 
 
-def test_the_time_to_live_ends_an_op_without_an_owner(machine: Machine) -> None:
+def test_the_time_to_live_ends_ops_without_an_owner(machine: Machine) -> None:
     node = machine.node()
-    store = node.op(1001, f"echo up; {machine.sleeper()}", ttl_s=1)
-    node.wait(lambda _: store.data[OUT] == b"up\n")
+    stores = [node.op(op, f"echo up; {machine.sleeper(op)}", ttl_s=1) for op in (1001, 1002)]
+    daemon = node.op(1003, f"setsid bash -c {shlex.quote(machine.sleeper())} > /dev/null 2>&1 & echo left", ttl_s=1)
+    node.wait(lambda _: daemon.complete and all(store.data[OUT] == b"up\n" for store in stores))
     node.kill()
-    wait_for(lambda: not processes_with(machine.mark), "the op is ended")
+    wait_for(lambda: not processes_with(machine.mark), "all that the ops have started is ended")
     wait_for(lambda: not node.folder.exists(), "the last supervisor has removed the state folder")
 
 
@@ -366,8 +376,9 @@ def test_a_kill_that_comes_before_its_op_prevents_it(machine: Machine) -> None:
 
 def test_bodies_that_are_no_messages_are_dropped(machine: Machine) -> None:
     node = machine.node()
-    for body in (b"", b"\xff" * 50, messages.pack({"op": "x"}), messages.pack({"op": -5, "command": b"", "env": {}, "ttl_s": 1, "timeout_s": 0}),
-                 messages.pack({"op": 1005, "command": b"", "env": {"a": 1}, "ttl_s": 1, "timeout_s": 0})):  # fmt: skip
+    sound = {"op": 1005, "command": b"", "env": {}, "ttl_s": 1, "timeout_s": 0}
+    unsound = [{"op": "x"}, sound | {"op": -5}, sound | {"env": {"a": 1}}]
+    for body in (b"", b"\xff" * 50, *map(messages.pack, unsound)):
         for kind in (frames.OP, frames.SIGNAL, frames.ACK, frames.CLOSE):
             node.write(frames.encode(kind, hostset.encode(hostset.of([node.host])), body))
     node.send(frames.SIGNAL, [node.host], op=1003, ref=1002, signal=9999, grace_ms=0)
