@@ -148,16 +148,19 @@ class Plush:
         return [sys.executable, "-m", "plush_api.cli.app", *args]
 
     def __call__(
-        self, *args: str, timeout_s: float = 60, stdin: str | None = None, env: Mapping[str, str] | None = None
+        self, *args: str, timeout_s: float = 50, stdin: str | None = None, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end; output that is not UTF-8 comes as surrogates."""
-        with self.start(*args, env=env, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL) as process:
-            try:
-                out, err = process.communicate(stdin, timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                out, err = process.communicate()
-                pytest.fail(f"plush {' '.join(args)}: no end in {timeout_s} s\n--- stdout\n{out}\n--- stderr\n{err}")
+        process = self.start(*args, env=env, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL)
+        try:
+            out, err = process.communicate(stdin, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate(timeout=GONE_LIMIT_S)  # parts that hold the pipes end with the command
+            pytest.fail(f"plush {' '.join(args)}: no end in {timeout_s} s\n--- stdout\n{out}\n--- stderr\n{err}")
+        except BaseException:  # the test's own time limit, or Ctrl-C: not to be waited for
+            process.kill()
+            raise
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def start(

@@ -90,8 +90,10 @@ def help_text() -> str:
 
 def say(text: str) -> None:
     """A message on stderr; each of its lines says who speaks."""
+    from .console import printable
+
     for line in text.splitlines() or [""]:
-        sys.stderr.write(f"plush: {line}\n".encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+        sys.stderr.write(f"plush: {printable(line)}\n")
 
 
 def print_version() -> int:

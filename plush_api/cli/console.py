@@ -77,7 +77,7 @@ class Console:
         if self._quiet and not always:
             return
         start = b"" if self._at_line_start[STDERR] else b"\n"
-        self.write(STDERR, start + f"plush: {text}\n".encode("utf-8", "surrogateescape"))
+        self.write(STDERR, start + f"plush: {printable(text)}\n".encode())
         self.flush()
 
     def progress(self, text: str) -> None:
@@ -111,6 +111,11 @@ class Console:
             self.end_progress()
         self._at_line_start[descriptor] = data.endswith(b"\n")
         _write_all(descriptor, data)
+
+
+def printable(text: str) -> str:
+    """``text`` with what could play tricks on a terminal escaped: messages quote what hosts said."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

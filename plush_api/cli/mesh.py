@@ -104,10 +104,7 @@ def _join(options: Any) -> int:
     with ExitStack() as stack:
         client = service.connect()
         stack.callback(client.close)
-        code, view = follow_run(options, resolved, settings_of(options, resolved.settings), console, client, service)
-    if not options.json and not options.quiet:
-        print(view.progress_text.partition(",")[0])
-    return code
+        return follow_run(options, resolved, settings_of(options, resolved.settings), console, client, service)
 
 
 @app.command("down")

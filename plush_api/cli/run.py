@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from plush_worker.experiment.directory import Resolved
 
     from .service import FoundService
-    from .view import RunView
 
 
 def main(words: Sequence[str]) -> int:
@@ -51,7 +50,7 @@ def main(words: Sequence[str]) -> int:
         service = find_or_start_service(options.workers, console, stack)
         client = service.connect()
         stack.callback(client.close)
-        return follow_run(options, resolved, settings, console, client, service)[0]
+        return follow_run(options, resolved, settings, console, client, service)
 
 
 def resolve_hosts(options: RunOptions) -> Resolved:
@@ -100,8 +99,8 @@ def follow_run(
     console: Console,
     client: Client,
     service: FoundService,
-) -> tuple[int, RunView]:
-    """Submit the run and stay with it to its end. Returns the exit code and what is known then."""
+) -> int:
+    """Submit the run and stay with it to its end. Returns the exit code."""
     from .control import LEASE_S, Abandoned, RunControl
 
     spec = make_spec(
@@ -114,13 +113,12 @@ def follow_run(
         client_lease_s=LEASE_S,
     )
     began_s = time.monotonic()
-    with RunControl(service.connect, spec.run_id) as control:
-        client.submit(spec)
-        from .watch import RunWatch  # not before: the workers are at it meanwhile
+    try:
+        with RunControl(service.connect, spec.run_id) as control:
+            client.submit(spec)
+            from .watch import RunWatch  # not before: the workers are at it meanwhile
 
-        watch = RunWatch(options, resolved, spec, console)
-        try:
-            return watch.to_the_end(client, control, service.failure, began_s), watch.view
-        except Abandoned:
-            console.say(f"left without waiting for the end of run {spec.run_id}", always=True)
-            return EXIT_INTERRUPTED, watch.view
+            return RunWatch(options, resolved, spec, console).to_the_end(client, control, service.failure, began_s)
+    except Abandoned:
+        console.say(f"left without waiting for the end of run {spec.run_id}", always=True)
+        return EXIT_INTERRUPTED

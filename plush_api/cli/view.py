@@ -141,9 +141,12 @@ class RunView:
     @property
     def progress_text(self) -> str:
         """``37/100 up, 12 done``: hosts that have been up, and hosts with a final state."""
-        total = len(self._expected) + len(self._rejected)
-        done = hostset.size(self._state.ended) + len(self._rejected)
-        return f"{hostset.size(self._reached)}/{total} up, {done} done"
+        return f"{self.up_text}, {hostset.size(self._state.ended) + len(self._rejected)} done"
+
+    @property
+    def up_text(self) -> str:
+        """``37/100 up``."""
+        return f"{hostset.size(self._reached)}/{len(self._expected) + len(self._rejected)} up"
 
     def _outcomes_of(self, fresh: int) -> list[HostsEnded]:
         effects: list[HostsEnded] = []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from plush_worker.errors import EXIT_UNREACHABLE, PlushError, ServiceUnavailable
 
-from .console import Console, OutputClosed
+from .console import STDOUT, Console, OutputClosed
 from .follow import Follower
 from .output import Renderer
 from .render import LineRenderer, OrderedRenderer, Tee
@@ -68,6 +68,8 @@ class RunWatch:
         self._renderer.finish()
         if self._json:
             self._json.summary(counts(self.view, wall_s))
+        elif not self._spec.command:  # hosts only joined the mesh
+            self._console.write(STDOUT, f"{self.view.up_text}\n".encode())
         self._console.flush()
         for line in failure_lines(self.view, {e.name: e.address for e in self._resolved.entries}, fold):
             self._console.say(line)

@@ -21,7 +21,7 @@ from plush_worker.mesh.dial import ProxyCommand, dial_proxy_command, dial_tcp
 from plush_worker.mesh.first_link import LOGIN_LIMIT_S, HostKeyRecorder, LinkError
 from plush_worker.mesh.host_keys import HostKeyNotRecorded, Trust
 from plush_worker.mesh.identities import KeyRing, agent_path
-from plush_worker.mesh.jumps import jump_entries
+from plush_worker.mesh.jumps import jump_entries, proxy_command
 from plush_worker.model import HostEntry, SliceSettings
 
 # AES-GCM first: one call into OpenSSL a packet, where ChaCha20-Poly1305 costs asyncssh six; a login takes a third less.
@@ -305,8 +305,8 @@ class Connections:
         if tunnel is not None:
             attempt.progress.through_tunnel = True
             return await _through_tunnel(tunnel, entry, make_connection)
-        if entry.proxy_command and entry.proxy_command != "none":
-            proxy = await dial_proxy_command(entry)
+        if command := proxy_command(entry):
+            proxy = await dial_proxy_command(command)
             attempt.proxy = attempt.progress.proxy = proxy
             attempt.on_lost.append(lambda: self._end_later(proxy))
             sock = proxy.socket

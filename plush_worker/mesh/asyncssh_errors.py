@@ -155,7 +155,9 @@ def _lost(error: Exception, place: str, progress: Progress) -> LinkError:
         return LinkError("eof", f"{place}: closed during login: {error}{_said(progress)}; {_SHUT_OUT}")
     if progress.banner:
         return LinkError("eof", f"{place}: closed during the key exchange: {error}{_said(progress)}; {_SHUT_OUT}")
-    if progress.connected or progress.proxy is not None:
+    if progress.proxy is not None:
+        return LinkError("eof", f"{place}: the proxy command ended before an SSH banner came{_said(progress)}")
+    if progress.connected:
         return LinkError("eof", f"{place}: closed before an SSH banner: {error}{_said(progress)}; {_SHUT_OUT}")
     return LinkError("eof", f"connecting to {place}: {error}; {_SHUT_OUT}")
 

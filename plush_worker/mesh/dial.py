@@ -183,14 +183,8 @@ class ProxyCommand:
             pass
 
 
-async def dial_proxy_command(entry: HostEntry) -> ProxyCommand:
-    """Starts ``entry.proxy_command`` as ssh does (the user's shell, ``exec``). Raises LinkError when it can't start.
-
-    ``%h``, ``%p`` and ``%r`` are replaced; other tokens were when the entry was resolved.
-    """
-    command = entry.proxy_command
-    for token, value in (("%h", entry.address), ("%p", str(entry.port)), ("%r", entry.user)):
-        command = command.replace(token, value)
+async def dial_proxy_command(command: str) -> ProxyCommand:
+    """Starts a command line as ssh does (the user's shell, ``exec``). Raises LinkError when it can't start."""
     ours, its = socket.socketpair()
     try:
         process = await asyncio.create_subprocess_exec(

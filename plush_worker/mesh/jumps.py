@@ -1,4 +1,7 @@
-"""The jump hosts on the way to a host, as entries of their own. Pure. Entry point: ``jump_entries``."""
+"""What stands between a worker and a host: jump hosts, as entries of their own, or a proxy command. Pure.
+
+Entry points: ``jump_entries``, ``proxy_command``.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,17 @@ def jump_entries(entry: HostEntry) -> tuple[HostEntry, ...]:
     if entry.proxy_jump in ("", "none"):
         return ()
     return tuple(_as_written(entry, part.strip()) for part in entry.proxy_jump.split(","))
+
+
+def proxy_command(entry: HostEntry) -> str:
+    """The command line for a shell, empty for none. ``%h``, ``%p`` and ``%r`` are replaced where they still stand; all
+    tokens were when the entry was resolved."""
+    if entry.proxy_command in ("", "none"):
+        return ""
+    command = entry.proxy_command
+    for token, value in (("%h", entry.address), ("%p", str(entry.port)), ("%r", entry.user)):
+        command = command.replace(token, value)
+    return command
 
 
 def _as_written(entry: HostEntry, part: str) -> HostEntry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from plush_worker.mesh.jumps import jump_entries
+from plush_worker.mesh.jumps import jump_entries, proxy_command
 from plush_worker.model import HostEntry, SliceSettings
 
 
@@ -58,8 +58,8 @@ def _options_of_entry(entry: HostEntry) -> dict[str, str]:
         options["HostKeyAlias"] = entry.host_key_alias
     if entry.address_family != "any":
         options["AddressFamily"] = entry.address_family
-    if entry.proxy_command:
-        options["ProxyCommand"] = _escape(entry.proxy_command)
+    if command := proxy_command(entry):
+        options["ProxyCommand"] = _escape(command)
     elif jump_entries(entry):
         options["ProxyJump"] = entry.proxy_jump or ",".join(_jump_text(jump) for jump in jump_entries(entry))
     return options

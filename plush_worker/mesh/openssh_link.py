@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import cast
 
 from plush_worker.mesh import openssh_errors
@@ -231,16 +232,24 @@ class OpensshLink(asyncio.SubprocessProtocol):
             self._end()
 
     def _kill(self) -> None:
-        """SIGTERM, which lets ssh end its proxy command; SIGKILL when that isn't enough."""
+        """SIGTERM to ssh and its proxy command, SIGKILL when that isn't enough. A master left behind has its own group."""
         if self._transport is None or self._transport.get_returncode() is not None:
             self._end()
             return
-        self._transport.terminate()
+        self._signal_group(signal.SIGTERM)
         self._loop.call_later(_LINGER_S, self._kill_hard)
 
     def _kill_hard(self) -> None:
-        if self._transport is not None:
-            self._transport.close()  # kills a process that still runs
+        if self._transport is not None and self._transport.get_returncode() is None:
+            self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if self._transport is None:
+            return
+        try:
+            os.killpg(self._transport.get_pid(), number)
+        except ProcessLookupError:
+            pass
 
     def _end(self) -> None:
         """Tells the end, once."""

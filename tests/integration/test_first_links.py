@@ -60,6 +60,12 @@ class Collector:
         self.may_write.set()
 
 
+async def _until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110  # conditions of other processes
+            await asyncio.sleep(0.02)
+
+
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, 50))
 
@@ -116,9 +122,7 @@ def test_many_bytes_go_both_ways_unharmed(server: SshServer) -> None:
         for start in range(0, len(sent), 30_000):
             await handler.may_write.wait()
             link.write(sent[start : start + 30_000])
-        async with asyncio.timeout(20):
-            while len(handler.data) < len(sent):
-                await asyncio.sleep(0.01)
+        await _until(lambda: len(handler.data) >= len(sent))
         link.close()
         assert await handler.ended is None
         await link.wait_closed()
@@ -150,9 +154,8 @@ def test_close_does_not_wait_for_a_command_that_goes_on(server: SshServer, first
         link = await open_first_link(
             entry_of(server), settings, "echo $$; exec sleep 60", handler, host_key_recorder=record_host_key
         )
+        await _until(lambda: handler.data.endswith(b"\n"))
         async with asyncio.timeout(8):
-            while not handler.data.endswith(b"\n"):
-                await asyncio.sleep(0.01)
             link.close()
             assert await handler.ended is None
             await link.wait_closed()
@@ -169,9 +172,8 @@ def test_a_killed_connection_is_an_error(server: SshServer) -> None:
         handler = Collector()
         command = "echo $PPID $$; exec sleep 60"
         await open_first_link(entry_of(server), SETTINGS, command, handler, host_key_recorder=record_host_key)
+        await _until(lambda: handler.data.endswith(b"\n"))
         async with asyncio.timeout(5):
-            while not handler.data.endswith(b"\n"):
-                await asyncio.sleep(0.01)
             for pid in handler.data.split():
                 os.kill(int(pid), signal.SIGKILL)
             return await handler.ended
@@ -484,9 +486,7 @@ def test_jump_hosts_share_one_connection(server: SshServer, tmp_path: Path) -> N
         async def several() -> list[bytes]:
             results = await asyncio.gather(*(output_of(entry, "echo $SSH_CONNECTION") for _ in range(4)))
             connections = Connections.of_loop()
-            async with asyncio.timeout(5):
-                while connections.jump_count():
-                    await asyncio.sleep(0.01)
+            await _until(lambda: connections.jump_count() == 0)
             return [data for data, _ in results]
 
         assert all(line.split()[2] == b"127.0.0.7" for line in run(several()))
@@ -779,7 +779,7 @@ def test_an_opening_that_is_given_up_leaves_nothing(server: SshServer, first_lin
         if way == "jump":
             entry = replace(entry, jumps=(entry_of(server, name="hop").to_json(),))
         elif way == "proxy":
-            entry = replace(entry, proxy_command="exec sleep 63")
+            entry = replace(entry, proxy_command="sleep 63")
         if way == "jump" and first_link == "openssh":
             entry = replace(entry, jumps=(), proxy_command=f"{_PLAIN_SSH} -p {server.port} -i {server.client_key} "
                             f"-W %h:%p {server.address}")  # fmt: skip
@@ -791,7 +791,8 @@ def test_an_opening_that_is_given_up_leaves_nothing(server: SshServer, first_lin
             if way == "proxy":
                 await _until(lambda: _running("sleep 63"))
             else:
-                accepted, _ = await asyncio.to_thread(silent.accept)
+                silent.setblocking(False)
+                accepted, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(silent), 15)
                 held.append(accepted)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -807,16 +808,10 @@ def test_an_opening_that_is_given_up_leaves_nothing(server: SshServer, first_lin
 _PLAIN_SSH = "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
-async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
 def test_nothing_is_left_open(server: SshServer, tmp_path: Path) -> None:
     wrong = make_key(tmp_path / "wrong")
 
-    async def many() -> tuple[int, int]:
+    async def many() -> None:
         await output_of(entry_of(server))
         before = len(os.listdir("/proc/self/fd"))
         for settings in (SETTINGS, OPENSSH):
@@ -824,9 +819,6 @@ def test_nothing_is_left_open(server: SshServer, tmp_path: Path) -> None:
             for fields in ({"port": 1}, {"known_hosts": ()}, {"identity_files": (str(wrong),)}):
                 with pytest.raises(LinkError):
                     await output_of(entry_of(server, **fields), settings=settings)
-        async with asyncio.timeout(5):
-            while len(os.listdir("/proc/self/fd")) > before:
-                await asyncio.sleep(0.02)
-        return before, len(os.listdir("/proc/self/fd"))
+        await _until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
     run(many())

@@ -50,7 +50,7 @@ def run(
     entries = [HostEntry(name, f"10.0.0.{at}") for at, name in enumerate(names)]
     resolved = Resolved(entries, SliceSettings(), rejected or {}, [], "")
     settings = settings_of(options, resolved.settings)
-    code, _ = follow_run(options, resolved, settings, console, client, service or Service())  # type: ignore[arg-type]
+    code = follow_run(options, resolved, settings, console, client, service or Service())  # type: ignore[arg-type]
     return code, console
 
 
@@ -161,6 +161,36 @@ def test_nobody_reads_our_output() -> None:
     code, _ = run(["yes"], client, console, service=service)
     assert code == 141
     assert client.batches == [], "the end of the run was not waited for"
+
+
+def test_a_disk_that_is_full_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("plush_api.cli.pieces._open_temporary", full)
+    monkeypatch.setattr("plush_api.cli.pieces.Tracks.__init__.__defaults__", (1,))
+    client = well(ended("0-1", "killed", None, signal=15), finished("killed"))
+    client.batches.insert(1, [output("s", 2)])
+    code, console = run(["-b", "date"], client)
+    assert code == 255
+    assert b"No space left on device; stopping the run" in console.err
+    assert client.batches == []
+
+
+def test_what_hosts_say_plays_no_tricks_on_the_terminal() -> None:
+    code, console = run(["date"], well(ended("0"), lost("1", "\x1b]0;owned\x07 \udcff"), finished("failed")))
+    assert code == 255
+    assert b"\\x1b]0;owned\\x07 \\udcff" in console.err and b"\x1b" not in console.err
+
+
+def test_joining_a_mesh_says_how_many_are_up() -> None:
+    options = parse(["-w", "x", "date"])
+    options.command = ""
+    client = FakeClient([[*joined("0-1")[:4], up("0-1"), ended("0-1", detail="joined"), finished()]], fields=FIELDS)
+    resolved = Resolved([HostEntry("a", "a"), HostEntry("b", "b")], SliceSettings(), {}, [], "")
+    console = FakeConsole()
+    assert follow_run(options, resolved, SliceSettings(), console, client, Service()) == 0  # type: ignore[arg-type]
+    assert (console.out, console.err) == (b"2/2 up\n", b"")
 
 
 # Interruption

@@ -14,7 +14,8 @@ ENTRY = HostEntry(name="box", address="10.0.0.1", port=2222, user="me")
 
 # As OpenSSH 9.2 writes them, with the lines around.
 LOGS = {
-    "refused": "debug1: Connecting to h [127.0.0.1] port 1.\ndebug1: connect to address 127.0.0.1 port 1: Connection refused\n"
+    "refused": "debug1: Connecting to h [127.0.0.1] port 1.\n"
+    "debug1: connect to address 127.0.0.1 port 1: Connection refused\n"
     "ssh: connect to host h port 1: Connection refused\n",
     "name": "ssh: Could not resolve hostname nope.invalid: Name or service not known\n",
     "unreachable": "ssh: connect to host 192.0.2.1 port 22: Network is unreachable\n",
@@ -22,7 +23,8 @@ LOGS = {
     "timeout ": "Connection timed out during banner exchange\nConnection to 127.0.0.7 port 9 timed out\n",
     "host_key": "@@@@@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@@@@@@@@@\n"
     "IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\nHost key verification failed.\n",
-    "host_key ": "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.\n",
+    "host_key ": "No ED25519 host key is known for h and you have requested strict checking.\n"
+    "Host key verification failed.\n",
     "auth": "debug1: Authentications that can continue: publickey,keyboard-interactive\n"
     "debug1: Offering public key: /k ED25519 SHA256:abc explicit\n"
     "debug1: No more authentication methods to try.\nme@h: Permission denied (publickey,keyboard-interactive).\n",
@@ -74,23 +76,21 @@ def test_the_name_people_wrote_comes_last_so_that_their_configuration_matches_it
 
 
 def test_what_the_entry_says_is_passed_with_tokens_escaped() -> None:
-    words = arguments(
-        replace(
-            ENTRY,
-            identity_files=("/a b%c",),
-            identity_agent="/s%",
-            identities_only=True,
-            proxy_command="nc 100%",
-            host_key_alias="alias",
-            config_file="/cfg",
-            address_family="inet6",
-            certificate_files=("/c",),
-        )  # fmt: skip
-    )
+    entry = replace(ENTRY, identity_files=("/a b%c",), identity_agent="/s%", identities_only=True, config_file="/cfg")
+    entry = replace(entry, proxy_command="nc %h 100%", host_key_alias="alias", address_family="inet6")
+    words = arguments(replace(entry, certificate_files=("/c",)))
     for expected in (
-        "/a b%%c", 'IdentityAgent="/s%%"', "IdentitiesOnly=yes", "ProxyCommand=nc 100%%", "HostKeyAlias=alias", "/cfg",
-        "AddressFamily=inet6", 'CertificateFile="/c"', "BatchMode=yes", "StrictHostKeyChecking=yes",
-    ):  # fmt: skip
+        "/a b%%c",
+        'IdentityAgent="/s%%"',
+        "IdentitiesOnly=yes",
+        "ProxyCommand=nc 10.0.0.1 100%%",
+        "HostKeyAlias=alias",
+        "/cfg",
+        "AddressFamily=inet6",
+        'CertificateFile="/c"',
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+    ):
         assert expected in words
     assert not [word for word in words if word.startswith("ForwardAgent")]
 
