@@ -19,7 +19,7 @@ from plush_worker.model import HostEntry, SliceSettings
 _WINDOW_BYTES = 2 << 20  # like OpenSSH's own; the protocol keeps at most BULK_WINDOW_BYTES under way
 _PACKET_BYTES = 64 << 10
 _WRITE_HIGH_BYTES = 256 << 10
-_CLOSE_LIMIT_S = 1.0  # for what was written to go out and the host to agree
+_CLOSE_LIMIT_S = 1.5  # for what was written to go out; sshd agrees only once the command has ended, or never
 
 _log = logging.getLogger(__name__)
 

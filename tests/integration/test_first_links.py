@@ -134,8 +134,9 @@ def test_many_bytes_go_both_ways_unharmed(server: SshServer) -> None:
 def test_what_was_written_goes_out_before_close(server: SshServer, tmp_path: Path) -> None:
     async def write_and_close() -> None:
         handler = Collector()
-        command = f"cat > {tmp_path}/got; mv {tmp_path}/got {tmp_path}/all"
+        command = f"echo up; cat > {tmp_path}/got; mv {tmp_path}/got {tmp_path}/all"
         link = await open_first_link(entry_of(server), SETTINGS, command, handler, host_key_recorder=record_host_key)
+        await _until(lambda: handler.data)
         link.write(b"x" * 1_000_000)
         link.close()
         assert await handler.ended is None
