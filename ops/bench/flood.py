@@ -20,6 +20,7 @@ MEMORY_MIB = 300.0
 KILL_S = 1.0
 SAMPLE_S = 0.2
 FLOWING_LIMIT_S = 60.0
+RUN_LIMIT_S = 1800.0
 # A line of its own for each host, so that nothing merges.
 PRINT = f'yes "$$ $SSH_CONNECTION" | head -c {EACH_BYTES}'
 PRINT_ON = 'yes "$$ $SSH_CONNECTION"'
@@ -32,7 +33,8 @@ def measure(settings: Settings) -> Outcome:
     with LocalHosts(settings.host_count) as hosts, tools.standing(1) as plush:
         plush.run(hosts, "true")
         with sampled(plush) as peaks:
-            ran, _ = plush.run(hosts, PRINT, "-q", "--outdir", str(plush.folder / "out"))
+            ran, _ = plush.run(hosts, PRINT, "-q", "--outdir", str(plush.folder / "out"), timeout_s=RUN_LIMIT_S)
+        _check_sizes(plush, hosts)
         total_mib = settings.host_count * EACH_BYTES / (1 << 20)
         outcome.row(
             "whole run",
@@ -51,6 +53,14 @@ def measure(settings: Settings) -> Outcome:
         outcome.at_most("kill, s", KILL_S, kills.median)
         plush.mesh_down()
     return outcome
+
+
+def _check_sizes(plush: tools.Plush, hosts: LocalHosts) -> None:
+    """Raises MeasurementFailed when a host's output isn't all there."""
+    sizes = {name: (plush.folder / "out" / name).stat().st_size for name in hosts.hosts}
+    wrong = {name: size for name, size in sizes.items() if size != EACH_BYTES}
+    if wrong:
+        raise tools.MeasurementFailed(f"output is not {EACH_BYTES} bytes: {wrong}")
 
 
 @contextmanager

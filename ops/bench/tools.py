@@ -64,9 +64,9 @@ class Plush:
             )
         return ran
 
-    def run(self, hosts: LocalHosts, command: str, *options: str) -> tuple[Ran, dict[str, Any]]:
+    def run(self, hosts: LocalHosts, command: str, *options: str, timeout_s: float = 60) -> tuple[Ran, dict[str, Any]]:
         """``plush run --json``: how it ran, and its summary. Raises MeasurementFailed when a host isn't ok."""
-        ran = self("run", *choice(hosts), "--json", *options, "--", command)
+        ran = self("run", *choice(hosts), "--json", *options, "--", command, timeout_s=timeout_s)
         summary: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])["summary"]
         if summary["ok"] != len(hosts.hosts):
             raise MeasurementFailed(f"plush run: {summary}: {ran.stdout[:2000]}")

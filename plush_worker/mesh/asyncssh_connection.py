@@ -8,6 +8,7 @@ comes from the HostEntry. What asyncssh says of a failure becomes a LinkError in
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -122,8 +123,10 @@ class _Attempt:
     def check_host_key(self, blob: bytes) -> str:
         """The accepted key as a line. Raises HostKeyNotVerifiable."""
         verdict = host_keys.judge(self.pins, blob, self.entry.host_key_alias or self.entry.address)
-        self.accepted_new = ""
-        if verdict.trust is Trust.UNKNOWN and self.entry.accept_new:
+        if self.progress.key_exchanged:  # new session keys on an open link: the same host key, whatever was decided
+            if verdict.key != self.host_key or verdict.trust is Trust.REVOKED:
+                raise asyncssh.HostKeyNotVerifiable("the host key changed while the link was open")
+        elif verdict.trust is Trust.UNKNOWN and self.entry.accept_new:
             self.accepted_new = verdict.key
         elif verdict.trust is not Trust.TRUSTED:
             self.failure = host_key_error(self.entry, verdict)
@@ -193,6 +196,9 @@ class Connections:
     _by_loop: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Connections]] = weakref.WeakKeyDictionary()
 
     def __init__(self) -> None:
+        log = logging.getLogger("asyncssh")
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.WARNING)  # at INFO, which a worker logs, it writes ten lines a connection
         self.keys = KeyRing()
         self._jumps: dict[tuple[HostEntry, ...], _Jump] = {}
         self._background: set[asyncio.Task[None]] = set()

@@ -232,7 +232,7 @@ class OpensshLink(asyncio.SubprocessProtocol):
             self._end()
 
     def _kill(self) -> None:
-        """SIGTERM to ssh and its proxy command, SIGKILL if that isn't enough. A master left behind has its own group."""
+        """SIGTERM to ssh and its proxy command, SIGKILL if need be. A master left behind has its own group."""
         if self._transport is None or self._transport.get_returncode() is not None:
             self._end()
             return

@@ -49,7 +49,7 @@ if not sha256(p).digest()==h[8:]:fail("its digest is wrong; does a start-up file
 import zlib
 z=zlib.decompressobj()
 s,_,c=z.decompress(p).partition(bytes(1))
-exec(s,{"wire":h+p,"bundle":c,"rest":z.unused_data})
+exec(s,{"wire":h+p,"bundle":c,"packed":z.unused_data})
 """
 
 

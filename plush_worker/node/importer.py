@@ -6,35 +6,39 @@
 import sys
 import zlib
 from _frozen_importlib import ModuleSpec
-
-PACKAGE = "plush_node"
+from _frozen_importlib_external import MAGIC_NUMBER
+from marshal import loads
 
 
 class Importer:
-    """A finder and loader over ``core`` (name -> source) and ``rest`` (-> compressed source, until first imported)."""
+    """A finder and loader. ``core``: name -> source; ``rest``, ``hot``: name -> its place in what ``packed`` holds."""
 
-    def __init__(self, core, rest):
-        self.core, self.rest = core, rest
+    def __init__(self, packed, core, rest, hot):
+        self.packed, self.core, self.rest, self.hot = packed, core, rest, hot
 
     def find_spec(self, name, path=None, target=None):
         package, _, short = name.partition(".")
-        if package != PACKAGE or (short and short not in self.core and short not in self.rest):
-            return None
-        return ModuleSpec(name, self, origin="plush/%s.py" % short, is_package=not short)
+        if package == "plush_node" and (short in self.core or short in self.rest or not short):
+            return ModuleSpec(name, self, origin="plush/%s.py" % short, is_package=not short)
 
     def create_module(self, spec):
         return None
 
     def exec_module(self, module):
         short = module.__name__.partition(".")[2]
-        if short:
-            source = self.core.pop(short, None) or zlib.decompress(self.rest[short])
-            exec(compile(source, module.__spec__.origin, "exec", 0, True), module.__dict__)
+        source = self.core.pop(short, None) if short else b""
+        if source is None:
+            if type(self.packed) is bytes:  # the first module that isn't core; there will be more
+                unpacker = zlib.decompressobj()
+                self.packed = unpacker.decompress(self.packed), zlib.decompress(unpacker.unused_data)
+            if short in self.hot:
+                return exec(loads(self.packed[1][slice(*self.hot[short])]), module.__dict__)
+            source = self.packed[0][slice(*self.rest[short])]
+        exec(compile(source, module.__spec__.origin, "exec", 0, True), module.__dict__)
 
 
-def start(wire, core, rest):
+def start(wire, packed, core, rest, hot, magic):
     """Run the node program; ``wire`` is what came over the link, for the children."""
-    sys.meta_path.insert(0, Importer(core, rest))
+    sys.meta_path.insert(0, Importer(packed, core, rest, hot if magic == MAGIC_NUMBER else {}))
     from plush_node.__main__ import main  # only exists through the line above
-
     main(wire)

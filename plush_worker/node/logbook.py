@@ -29,7 +29,8 @@ class Logbook:
             return self.add("dropped: %s" % error)
         places, trace = [], error.__traceback__
         while trace is not None:
-            places.append("%s:%d" % (trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+            code = trace.tb_frame.f_code
+            places.append("%s:%s" % (code.co_filename, trace.tb_lineno or code.co_name))
             trace = trace.tb_next
         self.add("defect: %s: %s at %s" % (type(error).__name__, error, " ".join(places)))
         self._defect_count += 1

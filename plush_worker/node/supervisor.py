@@ -126,8 +126,9 @@ class Supervisor:
         where = error.__traceback__
         while where.tb_next is not None:
             where = where.tb_next
-        text = "supervisor of op %d: %s: %s (%s:%d)" % (
-            self.order.op, type(error).__name__, error, where.tb_frame.f_code.co_filename, where.tb_lineno)  # fmt: skip
+        code = where.tb_frame.f_code
+        text = "supervisor of op %d: %s: %s (%s:%s)" % (
+            self.order.op, type(error).__name__, error, code.co_filename, where.tb_lineno or code.co_name)  # fmt: skip
         for _ in range(1000):
             left = process.descendants(os.getpid())
             if not left or process.kill_all(left) == len(left):

@@ -95,6 +95,8 @@ class SshServer:
             "KbdInteractiveAuthentication": "no",
             "MaxStartups": "1000",
             "LogLevel": "VERBOSE",
+            # Not the tester's start-up files: pyenv's, for one, waits up to 60 s for a lock when many shells start.
+            "SetEnv": f"HOME={self.folder}",
             **_NO_PENALTIES,
             **options,
         }

@@ -184,6 +184,26 @@ def test_a_killed_connection_is_an_error(server: SshServer) -> None:
     assert error.code == "eof"
 
 
+def test_new_session_keys_while_data_flows_both_ways(tmp_path: Path) -> None:
+    with ssh_server(tmp_path / "server", RekeyLimit="1M") as server:
+        entry = entry_of(server, known_hosts=(), accept_new=True)
+        sent = os.urandom(1 << 16) * 160
+
+        async def echo() -> bytes:
+            handler = Collector()
+            link = await open_first_link(entry, SETTINGS, "cat", handler, host_key_recorder=record_host_key)
+            for start in range(0, len(sent), 1 << 16):
+                await handler.may_write.wait()
+                link.write(sent[start : start + (1 << 16)])
+            await _until(lambda: len(handler.data) >= len(sent))
+            link.close()
+            await handler.ended
+            await link.wait_closed()
+            return bytes(handler.data)
+
+        assert run(echo()) == sent
+
+
 # ---- ways to fail
 
 

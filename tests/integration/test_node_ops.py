@@ -69,6 +69,12 @@ def test_the_environment_is_that_of_a_login_by_ssh(machine: Machine) -> None:
     assert (folder, leads) == (str(Path.home()), "True")
 
 
+def test_the_shells_that_started_the_node_program_have_left_no_trace(machine: Machine) -> None:
+    node = machine.node(env={"SHLVL": "7", "OLDPWD": "/somewhere"})
+    store = node.run(1001, "echo $SHLVL $OLDPWD")
+    assert store.data[OUT].strip() in (b"0", b"1")
+
+
 def test_signals_are_as_a_login_finds_them_and_no_descriptor_is_passed_on(machine: Machine) -> None:
     store = machine.node().run(
         1001, "grep -E 'SigIgn|SigBlk' /proc/self/status; ls -l /proc/self/fd; readlink /proc/$$/fd/0"
@@ -259,6 +265,7 @@ def test_a_plain_signal_ends_nothing_by_itself(machine: Machine) -> None:
     store = node.op(1001, "trap 'echo got it' USR1; echo up; for i in $(seq 20); do sleep 0.05; done; exit 7")
     node.wait(lambda _: store.data[OUT] == b"up\n")
     node.signal(1002, 1001, signal.SIGUSR1, grace_ms=-1)
+    node.wait(lambda _: store.data[OUT] == b"up\ngot it\n")
     node.signal(1002, 1001, signal.SIGUSR1, grace_ms=-1)
     node.complete(1001)
     assert store.data[OUT] == b"up\ngot it\n", "a repeated signal op is performed once"
@@ -351,7 +358,7 @@ def test_a_repeated_op_starts_once(machine: Machine) -> None:
     node.op(1001, "echo once")
     node.run(1002, "echo next")
     assert node.stores[1001].data[OUT] == b"once\n"
-    assert len(node.stores[1001].states) == 2
+    assert [frame.fields["state"] for frame in node.of(frames.STATE)] == ["started", "exited"] * 2
 
 
 def test_an_op_from_before_the_admission_is_unknown(machine: Machine) -> None:

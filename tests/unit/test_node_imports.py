@@ -13,7 +13,8 @@ from plush_worker.mesh import payload
 FOLDER = payload.NODE_FOLDER
 SOURCES = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.py")
 # C modules, and what the interpreter has loaded before the first line anyway; all cheap
-LEAN = {"_frozen_importlib", "_signal", "_socket", "_struct", "errno", "fcntl", "os", "select", "sys", "time", "zlib"}
+LEAN = {"_signal", "_socket", "_struct", "errno", "fcntl", "marshal", "os", "select", "sys", "time", "zlib"} | {
+    "_frozen_importlib", "_frozen_importlib_external"}  # fmt: skip
 CORE_FILES = [FOLDER / f"{name}.py" for name in (payload.IMPORTER, *payload.CORE)]
 
 
