@@ -181,7 +181,7 @@ class LocalHosts:
             except subprocess.TimeoutExpired:
                 guard.kill()
                 code = guard.wait()
-        if self._folder_given is None:
+        if self._folder_given is None:  # the guard's task too, for an owner that is killed
             shutil.rmtree(self._folder, ignore_errors=True)
         if code:
             raise LocalHostsError(f"the guard of the local hosts ended with {code}: look for sshd that stayed")
@@ -374,8 +374,11 @@ class LocalHosts:
         return [self._sshd, "-D", "-f", str(host.config), "-E", str(host.log)]
 
     def _start_guard(self) -> None:
+        own = [str(self._folder)] if self._folder_given is None else []
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", local_hosts_guard.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-I", "-S", local_hosts_guard.__file__, *own],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
 
     def _send(self, command: Mapping[str, object]) -> None:

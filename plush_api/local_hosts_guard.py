@@ -3,7 +3,8 @@
 Started as a script by path with ``-I -S``; imports nothing of this project. It reads one JSON object a line on stdin,
 ``{"do": "start", "host": NAME, "argv": [...]}`` or ``{"do": "kill", "host": NAME, "pids": [...]}``, and answers each
 with one on stdout: ``{"host": NAME, "pid": PID}``. When stdin ends, because its owner closed it or died, it kills
-everything below it and exits. It is a subreaper, so what a login on these hosts left, however detached, is below it.
+everything below it, removes the folders that its arguments name and exits. It is a subreaper, so what a login on these
+hosts left, however detached, is below it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -147,6 +149,8 @@ def main() -> int:
         serve(reader)
     finally:
         clean = sweep()
+        for folder in sys.argv[1:]:
+            shutil.rmtree(folder, ignore_errors=True)
     return 0 if clean else 1
 
 

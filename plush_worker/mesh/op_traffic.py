@@ -35,6 +35,17 @@ class OpTraffic:
             effects += self._resume(progress, held)
         return effects
 
+    def subtrees_opened(self) -> list[Effect]:
+        """Hosts have become this worker's: ops that were ordered for them before, with the wake-ups crossing, go out."""
+        effects: list[Effect] = []
+        mine = self._table.mine()
+        for op, progress in self.ops.items():
+            new = hostset.from_text(progress.record.hosts) & mine & ~progress.targets
+            if new:
+                progress.targets |= new
+                effects += self._send_op(progress, self._table.in_reach(new, op))
+        return effects
+
     def op_forgotten(self, op: int) -> list[Effect]:
         """Nobody knows the op that hosts hold: they may forget it."""
         return self._close_op(op, self._unclaimed.pop(op, 0))

@@ -31,6 +31,7 @@ class MeshService:
     def __init__(self, runtime: WorkerRuntime) -> None:
         self._runtime = runtime
         self._drivers: dict[str, MeshDriver] = {}
+        self._early: dict[str, set[str]] = {}  # mesh -> runs whose ops came before their subtrees
         self._files = ThreadPoolExecutor(1, "plush-files")
         self._idle_task: asyncio.Task[None] | None = None
 
@@ -74,13 +75,16 @@ class MeshService:
         hosts = hostset.from_text(fields.get("numbers", "")) & hostset.of(numbers)
         driver = self._driver(mesh, SliceSettings.from_mapping(mine[-1].settings))
         driver.open_subtrees(run_id, mine, entries, hosts)
+        for early in self._early.pop(mesh, ()):
+            await self.apply_ops(mesh, early)
         return {"subtrees": len(mine), "hosts": len(numbers)}
 
     async def apply_ops(self, mesh: str, run_id: str) -> dict[str, Any]:
         """Orders the run's ops that aren't known here yet; forgets the run when it is over."""
         driver = self._drivers.get(mesh)
         if driver is None:
-            return {"ops": 0}
+            self._early.setdefault(mesh, set()).add(run_id)
+            return {"ops": "later"}
         fields = await self._runtime.store.run_fields(run_id)
         if fields.get("finished"):
             driver.forget_run(run_id)

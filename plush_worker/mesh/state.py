@@ -56,7 +56,7 @@ class MeshState:
             effects += self._tell_standing(run_id, hosts)
         for order, waiting in wanted.items():
             effects += self.linking.link(waiting, order) if order else [DrawOrder(waiting)]
-        return effects
+        return effects + self.traffic.subtrees_opened()
 
     def order_drawn(self, order: int, hosts: int) -> list[Effect]:
         """A number for linking ``hosts`` has come."""

@@ -10,8 +10,8 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 
 LOCK_TRIES, LOCK_PAUSE_S = 40, 0.005
 _RECORD_BYTES = 4096
-_EXEC, _SESSION, _FINAL = b"exec\n", b"session", b"final"
-_SESSION_AT, _FINAL_AT = len(_EXEC), 64
+_EXEC, _SESSION, _FINAL, _DEFECT = b"exec\n", b"session", b"final", b"defect"
+_SESSION_AT, _FINAL_AT, _DEFECT_AT = len(_EXEC), 64, 2048
 
 
 def path_of(folder, op):
@@ -41,18 +41,26 @@ def record_final(fd, body):
     os.pwrite(fd, b"\n%s %s\n" % (_FINAL, body.hex().encode()), _FINAL_AT)
 
 
+def record_defect(fd, text):
+    """What ended the supervisor against its will."""
+    os.pwrite(fd, b"\n%s %s\n" % (_DEFECT, text.encode("utf-8", "replace")[:1000].replace(b"\n", b" ")), _DEFECT_AT)
+
+
 class Found:
-    """What is found of an op. ``session``: (session, start time of its leader) or None; ``final``: body or None."""
+    """What is found of an op. ``session``: (session, start time of its leader) or None; ``final``: body or None;
+    ``defect``: what ended its supervisor against its will, else empty."""
 
     def __init__(self, is_supervised, began, data=b""):
         self.is_supervised, self.began = is_supervised, began
-        self.session = self.final = None
+        self.session, self.final, self.defect = None, None, ""
         for line in data.split(b"\n"):
             words = line.split()
             if len(words) == 3 and words[0] == _SESSION:
                 self.session = int(words[1]), int(words[2])
             elif len(words) == 2 and words[0] == _FINAL:
                 self.final = bytes.fromhex(words[1].decode("ascii"))
+            elif words[:1] == [_DEFECT]:
+                self.defect = line[len(_DEFECT) :].decode("utf-8", "replace")
 
 
 def look_up(folder, op):

@@ -38,7 +38,8 @@ class Held:
         self.socket = None
         self.decoder = frames.Decoder()
         self.out = bytearray()
-        self.offsets = {messages.STDOUT: 0, messages.STDERR: 0}  # passed upward
+        # Passed upward, by stream; of one that was taken over not known before an ACK tells where to go on
+        self.offsets = {} if pid is None else {messages.STDOUT: 0, messages.STDERR: 0}
         self.ended = set()  # streams whose end was passed upward
         self.final = None  # body of its final STATE, once passed upward
         self.closing = self.paused = False
@@ -182,6 +183,8 @@ class Ops:
     def _on_ack(self, values, body):
         held = self._held.get(values["op"])
         if held is not None:
+            if values["resume"]:
+                held.offsets = {messages.STDOUT: values["stdout"], messages.STDERR: values["stderr"]}
             self._send(held, frames.encode(frames.ACK, b"", body))
         elif values["op"] in self._over and values["resume"]:
             self._tell_over(values["op"], values)
@@ -344,7 +347,7 @@ class Ops:
         found = op_files.look_up(self._folder, held.op)
         if found.session is not None:
             process.kill_session(*found.session)
-        self._node.log("op %d: its supervisor was lost" % held.op)
+        self._node.log("op %d: its supervisor was lost%s" % (held.op, found.defect))
         if held.final is None:
             self._end_at_once(held.op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
         else:
@@ -386,6 +389,8 @@ class Ops:
             self._node.log("journal: %d lines are damaged" % self._journal.damaged_count)
         for op in self._journal.open_ops():
             found = op_files.look_up(self._folder, op)
+            if found.defect:
+                self._node.log("op %d: its supervisor was lost%s" % (op, found.defect))
             self._node.emit(frames.HELD, messages.encode(frames.HELD, op=op))
             if found.is_supervised:
                 self._held[op] = Held(op)

@@ -122,7 +122,7 @@ class Supervisor:
         self._leave()
 
     def crash(self, error):
-        """A defect: end what was started, say so, leave the record."""
+        """A defect: end what was started, leave a record, say so."""
         where = error.__traceback__
         while where.tb_next is not None:
             where = where.tb_next
@@ -135,6 +135,7 @@ class Supervisor:
                 break
             self._reap()
         try:
+            op_files.record_defect(self._lock_fd, text)
             self._connection.setblocking(True)
             self._connection.send(frames.encode(frames.LOG, b"", messages.encode(frames.LOG, text=text)))
         except (OSError, AttributeError):

@@ -125,24 +125,25 @@ def test_closing_ends_daemons_and_removes_the_folder() -> None:
     assert not folder.exists()
 
 
-def test_hosts_die_with_an_owner_that_is_killed(tmp_path: Path) -> None:
+def test_hosts_die_with_an_owner_that_is_killed() -> None:
     script = """
 import sys
-from pathlib import Path
 from plush_api.local_hosts import LocalHosts
-with LocalHosts(2, folder=Path(sys.argv[1])) as up:
-    print(up._guard.pid, flush=True)
+with LocalHosts(2) as up:
+    print(up._guard.pid, up.folder, flush=True)
     sys.stdin.read()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout
-        guard = int(owner.stdout.readline())
+        words = owner.stdout.readline().split()
+        guard, folder = int(words[0]), Path(words[1])
         below = descendants(guard)
         assert len(below) == 2
         owner.kill()
     assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (guard, *below)))
+    assert not folder.exists()
 
 
 def test_an_sshd_that_does_not_start_is_named_with_what_it_said() -> None:

@@ -112,6 +112,24 @@ def test_a_supervisor_and_its_node_program_lost_together(machine: Machine) -> No
     wait_for(lambda: not processes_with(machine.mark), "what it left is swept")
 
 
+def test_a_supervisor_that_is_killed_after_it_was_taken_over(machine: Machine) -> None:
+    node = machine.node()
+    store = node.op(1001, f"echo up; {machine.sleeper()}")
+    node.wait(lambda _: store.data[OUT] == b"up\n")
+    node.kill()
+    node = machine.node()
+    node.wait(lambda _: held(node) == {1001})
+    os.kill(machine.supervisor(1001), signal.SIGKILL)
+    node.wait(lambda _: store.final is not None)
+    assert store.final is not None
+    assert (store.final["state"], store.final["detail"]) == ("killed", "supervisor lost")
+    assert not store.ended[OUT], "nobody said yet where its output would go on"
+    node.acknowledge(1001, resume=True)
+    node.complete(1001)
+    assert [piece[2] for piece in store.pieces[-2:]] == [3, 0], "the ends stand where the store is"
+    assert not processes_with(machine.mark)
+
+
 def test_an_op_that_was_journaled_but_never_begun_has_failed(machine: Machine) -> None:
     node = machine.node()
     node.run(1001, "true")

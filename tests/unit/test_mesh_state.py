@@ -94,6 +94,16 @@ def test_an_op_travels_with_the_link_order() -> None:
     assert state.op_ordered(exec_op(11)) == [], "the same order sends it twice"
 
 
+def test_an_op_that_comes_before_its_subtrees_goes_out_with_them() -> None:
+    state = MeshState("m", SliceSettings(inner_login="key"))
+    state.open_subtrees(RUN, [LEAF], ENTRIES, ALL)
+    assert sent(state.op_ordered(exec_op(11)), frames.OP) == {4: 0b10000}
+    effects = state.open_subtrees(RUN, [TREE], ENTRIES, ALL)
+    assert sent(effects, frames.OP) == {0: 0b1111}
+    kinds = [type(e) for e in effects]
+    assert kinds.index(OpenLink) < kinds.index(Send), "there is no link yet to queue the op for"
+
+
 def test_an_op_older_than_the_admission_is_not_sent() -> None:
     state = opened()
     assert sent(state.op_ordered(exec_op(9)), frames.OP) == {}
