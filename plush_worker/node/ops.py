@@ -4,7 +4,6 @@ Holds no output: pieces pass from a supervisor's socket upward, and while the up
 Entry point: Ops. ``journal.py`` says what was started, ``supervisor.py`` does the work.
 """
 
-import errno
 import os
 import time
 from _signal import NSIG, SIGKILL, SIGTERM
@@ -64,7 +63,7 @@ class Ops:
         try:
             self._journal.admit(node.order)
         except OSError as error:
-            node.log("journal: %s" % _reason(error, self._folder))
+            node.log("journal: %s" % process.reason(error, self._folder))
 
     # --- frames from the parent
 
@@ -114,7 +113,7 @@ class Ops:
         try:
             lock_fd = self._accept(op)
         except OSError as error:
-            return self._end_at_once(op, "failed", Tail.EMPTY, _reason(error, self._folder))
+            return self._end_at_once(op, "failed", Tail.EMPTY, process.reason(error, self._folder))
         try:
             if signal is not None:
                 self._end_at_once(op, "killed", Tail.EMPTY, "signal", signal)
@@ -124,7 +123,7 @@ class Ops:
                 self._start(values, lock_fd)
         except OSError as error:
             op_files.remove(self._folder, op)
-            self._end_at_once(op, "failed", Tail.EMPTY, _reason(error, "the supervisor's process"))
+            self._end_at_once(op, "failed", Tail.EMPTY, process.reason(error, "the supervisor's process"))
         finally:
             os.close(lock_fd)
 
@@ -176,7 +175,7 @@ class Ops:
         try:
             self._journal.signal(op, ref, number)
         except OSError as error:
-            self._node.log("signal %d to op %d isn't journaled: %s" % (number, ref, _reason(error, self._folder)))
+            self._node.log("signal %d to op %d isn't journaled: %s" % (number, ref, process.reason(error, self._folder)))
         if ref in self._held:
             self._send(self._held[ref], frames.encode(frames.SIGNAL, b"", body))
 
@@ -195,7 +194,7 @@ class Ops:
         try:
             self._journal.close(ops)
         except OSError as error:
-            self._node.log("journal: %s" % _reason(error, self._folder))
+            self._node.log("journal: %s" % process.reason(error, self._folder))
         for op in ops:
             if op in self._held:
                 self._close(self._held[op])
@@ -489,9 +488,3 @@ def _wait_for_end(connection):
         except OSError:
             return True
     return False
-
-
-def _reason(error, where):
-    if error.errno == errno.ENOSPC:
-        return "no space left for %s" % where
-    return "%s: %s" % (error.filename or where, error.strerror)

@@ -7,7 +7,7 @@ import os
 import pwd
 import time
 from _signal import NSIG, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGKILL, getsignal, pthread_sigmask, signal
-from errno import ENOENT, ESRCH
+from errno import ENOENT, ENOSPC, ESRCH
 
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", 7)  # a constant only since 3.7
@@ -65,6 +65,14 @@ def close_inherited(keep):
                 os.close(int(name))
             except OSError:
                 pass  # the one that listed them
+
+
+def reason(error, where):
+    """An error in words: what it concerns (``where``, unless the error names a file) and what came back."""
+    if getattr(error, "errno", None) == ENOSPC:
+        return "no space left for %s" % (error.filename or where or "its files")
+    subject = getattr(error, "filename", None) or where
+    return "%s%s" % (subject and "%s: " % subject, getattr(error, "strerror", None) or error)
 
 
 def start(command, environment, shell, home, return_to):

@@ -207,7 +207,7 @@ class Supervisor:
             self._main, *fds = process.start(
                 order.command, order.environment, order.shell, order.home, self.folder)  # fmt: skip
         except (OSError, ValueError) as error:
-            return self._fail(_reason(error))
+            return self._fail(process.reason(error, ""))
         self._stops.session = self._main
         op_files.record_session(self._lock_fd, self._main, process.start_time(self._main))
         for pipe, fd in zip(self._pipes, fds):
@@ -495,9 +495,3 @@ class Supervisor:
 
 def _ignore(number, frame):
     """A handler, not SIG_IGN, which would leak into the command."""
-
-
-def _reason(error):
-    if isinstance(error, OSError):
-        return "%s: %s" % (error.filename, error.strerror) if error.filename else str(error.strerror)
-    return str(error)
