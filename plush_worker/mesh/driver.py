@@ -51,6 +51,7 @@ STORE_RETRY_S = 0.5
 WRITE_PAUSE_S = 0.01  # between two writes while no host has just ended
 DISK_RETRY_S = 1.0
 QUIT_WAIT_S = 2.0
+CLOSE_AFTER_S = 0.1
 RUNS_SEARCHED = 1000
 EVENTS_AT_ONCE = 100
 
@@ -82,6 +83,8 @@ class MeshDriver:
         self._output_due = asyncio.Event()
         self._credits: dict[RootLink, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closes: list[Effect] = []  # of reported ops, for all hosts that ended in the last moment
+        self._close_timer: asyncio.TimerHandle | None = None
         self._last_beat_s = 0.0
         self._logins = asyncio.Semaphore(max(1, settings.worker_logins_at_once))
         self._spawn(self._perform_stored())
@@ -115,6 +118,7 @@ class MeshDriver:
 
     def close_subtrees(self, roots: Sequence[int], kill: bool) -> None:
         """See MeshState.close_subtrees."""
+        self._send_closes()
         self.perform(self.state.close_subtrees(roots, kill))
 
     def beat(self) -> None:
@@ -124,6 +128,7 @@ class MeshDriver:
 
     async def stop(self, grace_s: float) -> None:
         """Quits every subtree and waits at most ``grace_s`` for the node programs to leave."""
+        self._send_closes()
         links, self._links = list(self._links.values()), {}
         quits = [e for e in self.state.close_subtrees(list(self.state.table.epochs), kill=True) if isinstance(e, Send)]
         by_root = {link.root: link for link in links}
@@ -347,8 +352,18 @@ class MeshDriver:
             except PlushError as error:
                 logger.error("run %s: its output is not indexed: %s", run_id, error)
                 break
-        for emit in emits:
-            self.perform(emit.then)
+        self._closes += [effect for emit in emits for effect in emit.then]
+        if self._closes and self._close_timer is None:
+            self._close_timer = asyncio.get_running_loop().call_later(CLOSE_AFTER_S, self._send_closes)
+
+    def _send_closes(self) -> None:
+        """Hosts may forget what is reported. Not at once: the others of the same op may still be at work, and forgetting
+        takes a host's processor too."""
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        closes, self._closes = self._closes, []
+        self.perform(closes)
 
     # ---- time
 

@@ -175,7 +175,9 @@ class Ops:
         try:
             self._journal.signal(op, ref, number)
         except OSError as error:
-            self._node.log("signal %d to op %d isn't journaled: %s" % (number, ref, process.reason(error, self._folder)))
+            self._node.log(
+                "signal %d to op %d isn't journaled: %s" % (number, ref, process.reason(error, self._folder))
+            )
         if ref in self._held:
             self._send(self._held[ref], frames.encode(frames.SIGNAL, b"", body))
 
