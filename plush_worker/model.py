@@ -14,7 +14,7 @@ from typing import Any, Self
 
 
 class JsonRecord:
-    """A frozen dataclass with a JSON form; unknown keys are ignored, so that an older reader copes with a newer writer."""
+    """A frozen dataclass with a JSON form; unknown keys are ignored, so that older readers cope with newer writers."""
 
     def to_json(self) -> str:
         """Compact JSON of all fields."""
@@ -50,8 +50,8 @@ class HostEntry(JsonRecord):
     identity_agent: str = ""  # a socket's path; empty: SSH_AUTH_SOCK of whoever resolved the entry; "none": no agent
     identities_only: bool = False
     proxy_jump: str = ""  # as written (ssh -J); for messages, and the fallback where nobody resolved ``jumps``
-    # JSON texts of the jump hosts' own HostEntry (to_json), resolved like any other host (user, port, keys, known_hosts),
-    # in the order they are passed: the first is connected to directly, each next one through the one before.
+    # JSON texts of the jump hosts' own HostEntry (to_json), resolved like any other host (user, port, keys), in the
+    # order they are passed: the first is connected to directly, each next one through the one before.
     # Text rather than mappings, so that an entry stays hashable.
     jumps: tuple[str, ...] = ()
     proxy_command: str = ""
@@ -62,7 +62,9 @@ class HostEntry(JsonRecord):
     address_family: str = "any"  # any, inet, inet6
     forward_agent: bool = False
     config_file: str = ""  # the OpenSSH configuration it came from; for first_link: openssh and in error messages
-    reachable_from: tuple[str, ...] = ()  # host names, @tags or sites that can reach it; empty: anyone, the worker included
+    reachable_from: tuple[
+        str, ...
+    ] = ()  # host names, @tags or sites that can reach it; empty: anyone, the worker included
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,9 +119,7 @@ class Publisher:
 
     def _run(self) -> None:
         connection = self._app.connection_for_write()
-        self._dispatcher = self._app.events.Dispatcher(
-            connection, hostname=self._hostname, buffer_while_offline=False
-        )
+        self._dispatcher = self._app.events.Dispatcher(connection, hostname=self._hostname, buffer_while_offline=False)
         try:
             self._warm_up()
             while (message := self._take()) is not None:

@@ -230,7 +230,7 @@ class RunState:
         return f"{hostset.size(self.up)}/{total} up"
 
     def summary(self) -> dict[str, int]:
-        """Counts: hosts, ok, nonzero, failed, unreachable, killed, unknown; every host in exactly one of the last six."""
+        """Counts: hosts, ok, nonzero, failed, unreachable, killed, unknown; every host is in one of the last six."""
         counts = dict.fromkeys(("ok", "nonzero", "failed", "unreachable", "killed", "unknown"), 0)
         for (state, code, _signal, _detail), hosts in self.outcomes.items():
             name = ("ok" if code == 0 else "nonzero") if state == "exited" else state

@@ -44,8 +44,9 @@ def find_service() -> Service | None:
     """
     url = os.environ.get("PLUSH_REDIS_URL", "")
     if url:
-        return Service(redis_url=with_password_file(url, os.environ.get("PLUSH_REDIS_PASSWORD_FILE", "")),
-                       source="PLUSH_REDIS_URL")
+        return Service(
+            redis_url=with_password_file(url, os.environ.get("PLUSH_REDIS_PASSWORD_FILE", "")), source="PLUSH_REDIS_URL"
+        )
     return _configured() or running_service()
 
 

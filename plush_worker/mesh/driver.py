@@ -280,7 +280,9 @@ class MeshDriver:
                 epoch=0,
                 members=hostset.to_text(hosts),
                 parents={
-                    str(n): p for n in hostset.members(hosts) if n != root and (p := state.table.hosts[n].parent) is not None
+                    str(n): p
+                    for n in hostset.members(hosts)
+                    if n != root and (p := state.table.hosts[n].parent) is not None
                 },
                 settings=asdict(self.settings),
             )
@@ -357,8 +359,8 @@ class MeshDriver:
             self._close_timer = asyncio.get_running_loop().call_later(CLOSE_AFTER_S, self._send_closes)
 
     def _send_closes(self) -> None:
-        """Hosts may forget what is reported. Not at once: the others of the same op may still be at work, and forgetting
-        takes a host's processor too."""
+        """Hosts may forget what is reported. Not at once: others may still be at work on the same op, and forgetting
+        takes processor time too."""
         if self._close_timer is not None:
             self._close_timer.cancel()
             self._close_timer = None

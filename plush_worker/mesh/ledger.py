@@ -19,10 +19,9 @@ class StreamLedger:
     ended: int = 0  # hosts whose stream is whole
 
     def advance(self, hosts: int, offset: int, length_bytes: int, end: bool) -> tuple[int, int]:
-        """Takes a piece in. Returns (accepted, ahead): hosts for which it is the next piece, hosts that miss earlier ones.
+        """Takes a piece in. Returns (accepted, ahead): hosts whose next piece it is, hosts that miss earlier ones.
 
-        The rest of ``hosts`` have it already. A piece is either wholly known or wholly new, because hosts cut
-        their output at the same places every time (docs/protocol.md).
+        The rest of ``hosts`` have it already, or a part of it (``partly_known``).
         """
         accepted = self._at(offset) & hosts & ~self.ended
         behind_or_here = accepted
@@ -35,6 +34,18 @@ class StreamLedger:
             if end:
                 self.ended |= accepted
         return accepted, ahead
+
+    def partly_known(self, hosts: int, offset: int, length_bytes: int, end: bool) -> list[tuple[int, int]]:
+        """(known offset, hosts) for those of ``hosts`` that have the first part of a piece and not all of it.
+
+        Hosts cut a resend as before, so this is rare: a gap that has grown, or an end that came with bytes known.
+        """
+        until = offset + length_bytes
+        return [
+            (known, group & hosts & ~self.ended)
+            for known, group in self.groups.items()
+            if offset < known and (known < until or (end and known == until)) and group & hosts & ~self.ended
+        ]
 
     def offsets(self, hosts: int) -> list[tuple[int, int]]:
         """(offset, hosts) for every group that has members among ``hosts``; together they are ``hosts``."""

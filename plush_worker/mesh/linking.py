@@ -27,7 +27,9 @@ class Linking:
 
     def order_drawn(self, order: int, hosts: int) -> list[Effect]:
         """A number for linking ``hosts`` has come."""
-        waiting = hostset.of(n for n in members(hosts) if n in self._table.hosts and self._table.hosts[n].phase is Phase.WAITING)
+        waiting = hostset.of(
+            n for n in members(hosts) if n in self._table.hosts and self._table.hosts[n].phase is Phase.WAITING
+        )
         return self.link(waiting, order)
 
     def tick(self, now_s: float) -> list[Effect]:
@@ -38,7 +40,10 @@ class Linking:
         for number in members(due):
             self._table.move(number, Phase.WAITING)
         waiting = hostset.of(
-            n for top in members(due) for n in members(self._table.below(top)) if self._table.hosts[n].phase is Phase.WAITING
+            n
+            for top in members(due)
+            for n in members(self._table.below(top))
+            if self._table.hosts[n].phase is Phase.WAITING
         )
         return [DrawOrder(waiting)]
 
@@ -51,7 +56,9 @@ class Linking:
         effects: list[Effect] = []
         for top in members(waiting):
             host = self._table.hosts[top]
-            if host.parent is not None and (waiting >> host.parent & 1 or self._table.hosts[host.parent].phase is not Phase.UP):
+            if host.parent is not None and (
+                waiting >> host.parent & 1 or self._table.hosts[host.parent].phase is not Phase.UP
+            ):
                 continue
             chosen = self._linkable(top, waiting)
             for number in members(chosen):

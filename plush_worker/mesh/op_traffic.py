@@ -13,6 +13,8 @@ from plush_worker.model import OpRecord
 from plush_worker.node import frames, hostset, messages
 from plush_worker.node.hostset import to_text
 
+GAP_COUNT_BYTES = 8  # a gap's piece is the number of bytes lost
+
 
 class OpTraffic:
     """Works on the host table; what it returns is for the driver."""
@@ -36,7 +38,7 @@ class OpTraffic:
         return effects
 
     def subtrees_opened(self) -> list[Effect]:
-        """Hosts have become this worker's: ops that were ordered for them before, with the wake-ups crossing, go out."""
+        """Hosts have become this worker's: ops that were ordered for them before, since wake-ups cross, go out."""
         effects: list[Effect] = []
         mine = self._table.mine()
         for op, progress in self.ops.items():
@@ -141,22 +143,25 @@ class OpTraffic:
         progress = self.ops.get(op)
         if progress is None:
             return []
-        size = len(body) - messages.OUTPUT_HEADER_BYTES
-        if flags & messages.GAP:
-            if size != 8:
-                raise messages.MessageError(f"a gap of {size} bytes, not 8")
-            size = int.from_bytes(body[messages.OUTPUT_HEADER_BYTES :], "big")
-        ledger = progress.stream(stream)
-        accepted, ahead = ledger.advance(hosts & progress.targets, offset, size, bool(flags & messages.END))
+        size_bytes = _output_bytes(body, flags)
+        hosts &= progress.targets
+        ledger, end = progress.stream(stream), bool(flags & messages.END)
         effects: list[Effect] = []
+        for known, group in ledger.partly_known(hosts, offset, size_bytes, end):
+            rest = _without_first(body, op, stream, flags, offset, known)
+            ledger.advance(group, known, offset + size_bytes - known, end)
+            effects.append(self._store(progress, group, rest))
+        accepted, ahead = ledger.advance(hosts, offset, size_bytes, end)
         if ahead:
             effects += self._resume(progress, ahead)
         if accepted:
-            progress.bytes_since_ack += len(body)
-            effects.append(
-                StoreOutput(progress.record.run_id, frames.encode(frames.OUTPUT, hostset.encode(accepted), body))
-            )
+            effects.append(self._store(progress, accepted, body))
         return effects
+
+    @staticmethod
+    def _store(progress: OpProgress, hosts: int, body: bytes) -> StoreOutput:
+        progress.bytes_since_ack += len(body)
+        return StoreOutput(progress.record.run_id, frames.encode(frames.OUTPUT, hostset.encode(hosts), body))
 
     def take_held(self, hosts: int, op: int) -> list[Effect]:
         """A HELD message: node programs took the op over and ask where to go on."""
@@ -180,7 +185,11 @@ class OpTraffic:
     ) -> list[Effect]:
         effects: list[Effect] = []
         for ordinal, group in enumerate(
-            (hosts & ~progress.started & ~progress.ended, hosts & progress.started & ~progress.ended, hosts & progress.ended)
+            (
+                hosts & ~progress.started & ~progress.ended,
+                hosts & progress.started & ~progress.ended,
+                hosts & progress.ended,
+            )
         ):
             body = messages.encode(frames.ACK, op=op, stdout=out, stderr=err, ordinal=ordinal, resume=resume)
             effects += self._table.multicast(self._table.in_reach(group, ANY_OP), frames.ACK, body)
@@ -200,7 +209,9 @@ class OpTraffic:
         return effects
 
     def _close_op(self, op: int, hosts: int) -> list[Effect]:
-        return self._table.multicast(self._table.in_reach(hosts, ANY_OP), frames.CLOSE, messages.encode(frames.CLOSE, ops=[op]))
+        return self._table.multicast(
+            self._table.in_reach(hosts, ANY_OP), frames.CLOSE, messages.encode(frames.CLOSE, ops=[op])
+        )
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the state contradicts itself."""
@@ -209,3 +220,24 @@ class OpTraffic:
             assert not progress.reported & ~progress.ended, f"op {op} was reported before it ended"
             progress.stdout.check_invariants()
             progress.stderr.check_invariants()
+
+
+def _output_bytes(body: bytes, flags: int) -> int:
+    """How far the piece moves its stream on. Raises MessageError for a gap that isn't a number."""
+    size_bytes = len(body) - messages.OUTPUT_HEADER_BYTES
+    if not flags & messages.GAP:
+        return size_bytes
+    if size_bytes != GAP_COUNT_BYTES:
+        raise messages.MessageError(f"a gap of {size_bytes} bytes, not {GAP_COUNT_BYTES}")
+    return int.from_bytes(body[messages.OUTPUT_HEADER_BYTES :], "big")
+
+
+def _without_first(body: bytes, op: int, stream: int, flags: int, offset: int, known: int) -> bytes:
+    """The piece without what is known of it: from offset ``known`` on."""
+    data = body[messages.OUTPUT_HEADER_BYTES :]
+    if flags & messages.GAP:
+        left = int.from_bytes(data, "big") - (known - offset)
+        data = left.to_bytes(GAP_COUNT_BYTES, "big")
+    else:
+        data = data[known - offset :]
+    return messages.encode_output(op, stream, known, data, flags)

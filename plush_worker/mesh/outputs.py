@@ -41,7 +41,7 @@ class RunSegments:
     def write(self, pending: dict[str, deque[bytes]]) -> dict[str, int]:
         """Writes and syncs; returns run -> length of its segment in bytes. Blocks: call it off the mesh thread.
 
-        Raises SegmentError (SegmentFull when the disk is); nothing is lost then, the same ``pending`` can be written again.
+        Raises SegmentError (SegmentFull when the disk is); nothing is lost then, ``pending`` can be written again.
         """
         lengths: dict[str, int] = {}
         for run_id, found in pending.items():

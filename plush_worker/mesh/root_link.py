@@ -100,7 +100,7 @@ class RootLink:
             self.send(frames.encode(frames.CREDIT, b"", messages.encode_credit(self._taken_bytes)))
 
     def keep_alive(self, now_s: float) -> None:
-        """To be called about once a second: sends a PING where nothing was sent, ends the link where nothing is heard."""
+        """To be called about once a second: a PING where nothing was sent; the link's end where nothing is heard."""
         if not self.reached or self._ended:
             return
         silent_s = now_s - self.last_heard_s
@@ -111,7 +111,7 @@ class RootLink:
             self.send(frames.encode(frames.PING, b"", messages.encode(frames.PING, n=self._pings)))
 
     async def finish(self, wait_s: float) -> None:
-        """After QUIT: gives the node program ``wait_s`` to leave by itself, so that it can remove its files, then closes."""
+        """After QUIT: gives the node program ``wait_s`` to leave by itself and remove its files, then closes."""
         self._closing = True
         if self._link is not None and not self._ended:
             with contextlib.suppress(TimeoutError):

@@ -41,4 +41,5 @@ def start(wire, packed, core, rest, hot, magic):
     """Run the node program; ``wire`` is what came over the link, for the children."""
     sys.meta_path.insert(0, Importer(packed, core, rest, hot if magic == MAGIC_NUMBER else {}))
     from plush_node.__main__ import main  # only exists through the line above
+
     main(wire)

@@ -37,7 +37,16 @@ def test_an_inner_node_program_is_killed_while_all_print(
     program, out = tmp_path / "program.py", tmp_path / "out"
     program.write_text(PROGRAM)
     process = plush.start(
-        "run", "-w", hosts.names, "--directory", str(hosts.directory), "--slice", "local", "--outdir", str(out), f"python3 {program}"
+        "run",
+        "-w",
+        hosts.names,
+        "--directory",
+        str(hosts.directory),
+        "--slice",
+        "local",
+        "--outdir",
+        str(out),
+        f"python3 {program}",
     )
     _wait(lambda: all((host.home / "copy").exists() for host in hosts.hosts.values()), process)
     inner = _inner_node_program(hosts)

@@ -320,7 +320,9 @@ def test_an_exception_in_a_part_is_told_and_survived() -> None:
         node.send(frames.PING, [], n=1)
         node.wait(lambda node: bool(node.of(frames.PONG)))
         assert "defect: ZeroDivisionError: here at " in node.logs()
-        assert re.search(r"plush/ops\.py:(3|__init__)$", node.logs()), "no line where the code was sent, else the function"
+        assert re.search(r"plush/ops\.py:(3|__init__)$", node.logs()), (
+            "no line where the code was sent, else the function"
+        )
 
 
 def test_a_worker_that_reads_nothing_ends_the_link_not_the_memory() -> None:

@@ -1,4 +1,4 @@
-"""The mesh state: what it orders and reports for a small tree, and that random events never make it contradict itself."""
+"""The mesh state: what it orders and reports for a small tree, and that random events never break it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plush_worker.mesh.effects import AskOp, CloseLink, DrawOrder, Effect, Emit, Log, OpenLink, Reassign, Send, StoreOutput
+from plush_worker.mesh.effects import (
+    AskOp,
+    CloseLink,
+    DrawOrder,
+    Effect,
+    Emit,
+    Log,
+    OpenLink,
+    Reassign,
+    Send,
+    StoreOutput,
+)
 from plush_worker.mesh.host_table import TRANSITIONS, Phase
 from plush_worker.mesh.linking import RETRIES_AT_JOIN, RETRIES_OF_LIVING
 from plush_worker.mesh.state import MeshState
@@ -43,7 +54,9 @@ def ready(state: MeshState, root: int, hosts: int, order: int) -> list[Effect]:
     return state.frame_received(root, frames.READY, hosts, body, 0.0)
 
 
-def lost(state: MeshState, child: int, hosts: int, order: int = 10, code: str = "eof", reached: bool = True) -> list[Effect]:
+def lost(
+    state: MeshState, child: int, hosts: int, order: int = 10, code: str = "eof", reached: bool = True
+) -> list[Effect]:
     body = messages.encode(frames.LOST, order=order, child=child, code=code, detail="why", reached=reached)
     return state.frame_received(0, frames.LOST, hosts, body, 100.0)
 
@@ -53,7 +66,9 @@ def ended(state: MeshState, root: int, hosts: int, op: int, name: str = "exited"
     return state.frame_received(root, frames.STATE, hosts, body, 0.0)
 
 
-def output(state: MeshState, root: int, hosts: int, op: int, data: bytes, at: int = 0, stream: int = 1, flags: int = 1) -> list[Effect]:
+def output(
+    state: MeshState, root: int, hosts: int, op: int, data: bytes, at: int = 0, stream: int = 1, flags: int = 1
+) -> list[Effect]:
     body = messages.encode_output(op, stream, at, data, flags)
     return state.frame_received(root, frames.OUTPUT, hosts, body, 0.0)
 
@@ -121,7 +136,15 @@ def test_hosts_are_reported_when_their_output_is_on_disk_and_closed_after_that()
     points = state.sync_points()
     effects = state.synced(points)
     (report,) = [e for e in effects if isinstance(e, Emit)]
-    assert report.event == {"type": "op_ended", "op": 11, "hosts": "0-3", "state": "exited", "code": 0, "signal": None, "detail": ""}
+    assert report.event == {
+        "type": "op_ended",
+        "op": 11,
+        "hosts": "0-3",
+        "state": "exited",
+        "code": 0,
+        "signal": None,
+        "detail": "",
+    }
     assert sent(list(report.then), frames.CLOSE) == {0: 0b1111}
     assert state.synced(state.sync_points()) == [], "reported twice"
 
@@ -144,6 +167,24 @@ def test_output_that_was_taken_in_is_not_stored_again() -> None:
     (stored,) = output(state, 0, 0b0111, 11, b"hi", flags=0)
     assert isinstance(stored, StoreOutput)
     assert hostset.decode(frames.Decoder().feed(stored.frame)[0][3]) == 0b0100
+
+
+def test_a_piece_that_is_known_in_part_is_stored_from_there_on() -> None:
+    state = standing()
+    state.op_ordered(exec_op(11))
+    output(state, 0, 0b0001, 11, b"abc", flags=0)
+    effects = output(state, 0, 0b0011, 11, b"abcdef", flags=messages.END)
+    stored = {}
+    for effect in effects:
+        assert isinstance(effect, StoreOutput)
+        ((_, _, _, hosts, body),) = frames.Decoder().feed(effect.frame)
+        stored[hostset.decode(hosts)] = (messages.decode_output(body)[3], body[messages.OUTPUT_HEADER_BYTES :])
+    assert stored == {0b0001: (3, b"def"), 0b0010: (0, b"abcdef")}
+    assert output(state, 0, 0b0011, 11, b"abcdef", flags=messages.END) == []
+    output(state, 0, 0b0100, 11, b"abc", flags=0)
+    (end,) = output(state, 0, 0b0100, 11, b"abc", flags=messages.END)
+    assert isinstance(end, StoreOutput), "an end that comes with bytes known is lost"
+    assert state.traffic.ops[11].stdout.ended == 0b0111
 
 
 def test_output_with_a_hole_before_it_is_asked_for_again() -> None:
@@ -234,7 +275,10 @@ def test_held_ops_are_resumed_where_the_store_stands() -> None:
         if isinstance(e, Send)
         for f in frames.Decoder().feed(e.frame)
     }
-    assert {hosts: (ack["stdout"], ack["resume"]) for hosts, ack in acks.items()} == {0b0010: (5, True), 0b0100: (0, True)}
+    assert {hosts: (ack["stdout"], ack["resume"]) for hosts, ack in acks.items()} == {
+        0b0010: (5, True),
+        0b0100: (0, True),
+    }
 
 
 def test_an_op_nobody_knows_is_asked_for_and_then_forgotten() -> None:

@@ -32,7 +32,15 @@ def up(hosts: str, order: int) -> dict[str, Any]:
 
 
 def gone(hosts: str, *, reached: bool = False, final: bool = True, code: str = "refused") -> dict[str, Any]:
-    return {"type": "hosts_lost", "hosts": hosts, "child": 0, "code": code, "detail": "d", "reached": reached, "final": final}
+    return {
+        "type": "hosts_lost",
+        "hosts": hosts,
+        "child": 0,
+        "code": code,
+        "detail": "d",
+        "reached": reached,
+        "final": final,
+    }
 
 
 def ended(hosts: str, code: int | None = 0, state: str = "exited") -> dict[str, Any]:
@@ -82,7 +90,11 @@ def test_a_host_seen_up_stays_touched_when_its_retries_fail() -> None:
 
 def test_a_kill_signals_what_runs_and_ends_what_never_got_the_op() -> None:
     state = run([ordered(11, "0-1"), ended("0"), KILL], fanout=2)
-    assert state.decide() == [OrderSignal(11, 0b0010, 15, 1000), GiveUp(0b1100, HostState.KILLED, "before it was started"), KillDone(1)]
+    assert state.decide() == [
+        OrderSignal(11, 0b0010, 15, 1000),
+        GiveUp(0b1100, HostState.KILLED, "before it was started"),
+        KillDone(1),
+    ]
     state.fold({"type": "kill_done", "count": 1})
     assert state.decide() == [], "a killed run orders no more ops"
 
@@ -91,7 +103,15 @@ def test_the_run_finishes_when_every_host_has_ended() -> None:
     state = run([ordered(11), ended("0-2"), ended("3", code=7)])
     assert state.decide() == [Finish()]
     assert state.final_state() == "failed"
-    assert state.summary() == {"hosts": 4, "ok": 3, "nonzero": 1, "failed": 0, "unreachable": 0, "killed": 0, "unknown": 0}
+    assert state.summary() == {
+        "hosts": 4,
+        "ok": 3,
+        "nonzero": 1,
+        "failed": 0,
+        "unreachable": 0,
+        "killed": 0,
+        "unknown": 0,
+    }
 
 
 def test_joining_only_ends_when_hosts_are_up() -> None:
