@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import sys
-from types import FrameType
 from typing import Any
 
 from plush_worker.errors import PartFailed, PlushError
@@ -48,10 +47,8 @@ def _serve(app: Any) -> None:
     flower = Flower(capp=app, options=options, **urls)
     port = _bind(flower, options)
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        flower.io_loop.add_callback_from_signal(flower.stop)
-
-    signal.signal(signal.SIGTERM, end)
+    # Nothing is kept, so nothing needs an orderly end; Flower's own can wait for a broker that is gone already.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     flower.io_loop.add_callback(_tell, f"http://{options.address}:{port}/")
     flower.start()
 

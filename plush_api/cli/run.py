@@ -38,6 +38,11 @@ def main(words: Sequence[str]) -> int:
     for note in resolved.notes:
         console.say(note)
     settings = settings_of(options, resolved.settings)
+    if settings.planner not in ("auto", "flat") and settings.inner_login == "none":
+        console.say(
+            f"planner {settings.planner}: hosts don't log in to each other here, so the tree is flat; "
+            "a slice with inner_login (agent or key) changes that"
+        )
     if options.outdir:
         make_outdir(options.outdir)
     if not resolved.entries:

@@ -1,7 +1,5 @@
 """Every limit of the wire protocol and of the node program, in one place; both sides import it, and it imports nothing.
-
-A value that comes from the other side is checked against these before anything is allocated for it.
-"""
+What comes from the other side is checked against these before anything is allocated for it."""
 
 PROTOCOL_VERSION = 1
 OLDEST_PROTOCOL_VERSION = 1

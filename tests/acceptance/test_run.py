@@ -131,6 +131,12 @@ def test_the_largest_code_and_who_had_it(service: Any, hosts: LocalHosts) -> Non
 # How
 
 
+def test_a_forced_tree_that_cannot_be_is_said_to_be_flat(service: Any) -> None:
+    done = service("--planner", "kary", "--", "true", names="node[1-2]")
+    assert done.returncode == 0
+    assert "planner kary" in done.stderr and "the tree is flat" in done.stderr
+
+
 def test_together_on_a_standing_mesh(service: Any) -> None:
     assert service("date").returncode == 0
     done = service("--together", "-b", "echo x")
