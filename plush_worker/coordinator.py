@@ -7,6 +7,7 @@ Decides nothing itself (``run_state.py``) and talks to workers only through the 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import time
@@ -22,6 +23,7 @@ from plush_worker.run_state import Decision, Finish, GiveUp, KillDone, OrderOp, 
 
 if TYPE_CHECKING:
     from plush_worker.runtime import WorkerRuntime
+    from plush_worker.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ STORE_RETRY_S = 0.5
 KILL_PATIENCE_S = 15.0  # beyond the grace, before silent hosts are given up
 PROGRESS_EVERY_S = 0.25
 EVENTS_AT_ONCE = 1000
+HOST_LISTS_KEPT = 64
 
 
 class Coordinators:
@@ -41,6 +44,7 @@ class Coordinators:
     def __init__(self, runtime: WorkerRuntime) -> None:
         self._runtime = runtime
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._joined = JoinedBefore()
 
     async def start_run(self, run_id: str) -> dict[str, Any]:
         """Takes the run's lease and coordinates it from now on; does nothing where another one does or it is over."""
@@ -53,7 +57,7 @@ class Coordinators:
         term = await store.take_coordination(run_id, runtime.name, runtime.incarnation, LEASE_TTL_S)
         if term is None:
             return {"coordinated": "elsewhere"}
-        task = asyncio.get_running_loop().create_task(RunCoordinator(runtime, spec, term).run())
+        task = asyncio.get_running_loop().create_task(RunCoordinator(runtime, spec, term, self._joined).run())
         self._tasks[run_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(run_id, None))
         return {"coordinated": "here", "term": term}
@@ -66,10 +70,29 @@ class Coordinators:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class JoinedBefore:
+    """Host lists that have joined a mesh, so that the next run over the same hosts need not describe them again."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, bytes], list[int]] = {}
+
+    async def numbers(self, store: Store, mesh: str, spec: RunSpec) -> list[int]:
+        """The mesh numbers of the run's hosts, in their order; joins those that aren't in the mesh."""
+        key = (mesh, hashlib.blake2b(json.dumps(spec.hosts).encode(), digest_size=16).digest())
+        known = self._numbers.get(key)
+        if known is None:
+            known = await store.join_hosts(mesh, spec.entries())
+            if len(self._numbers) >= HOST_LISTS_KEPT:
+                del self._numbers[next(iter(self._numbers))]
+            self._numbers[key] = known
+        return known
+
+
 class RunCoordinator:
     """One run, for one term."""
 
-    def __init__(self, runtime: WorkerRuntime, spec: RunSpec, term: int) -> None:
+    def __init__(self, runtime: WorkerRuntime, spec: RunSpec, term: int, joined: JoinedBefore) -> None:
+        self._joined = joined
         self._runtime = runtime
         self._store = runtime.store
         self._spec = spec
@@ -136,11 +159,11 @@ class RunCoordinator:
 
     async def _join(self) -> None:
         spec, store = self._spec, self._store
-        entries = spec.entries()
         mesh = await store.open_mesh(spec.settings().name, spec.owner)
-        numbers = await store.join_hosts(mesh, entries)
+        numbers = await self._joined.numbers(store, mesh, spec)
         hosts = hostset.of(numbers)
-        named = json.dumps([[n, e.name] for n, e in zip(numbers, entries, strict=True)], separators=(",", ":"))
+        names = [[n, host["name"]] for n, host in zip(numbers, spec.hosts, strict=True)]
+        named = json.dumps(names, separators=(",", ":"))
         await store.set_run_fields(spec.run_id, mesh=mesh, hosts=named, numbers=to_text(hosts))
         await self._append({"type": "hosts_joined", "mesh": mesh, "hosts": to_text(hosts)})
         await self._catch_up()

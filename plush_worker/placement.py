@@ -76,4 +76,5 @@ def place(
 
 
 def _needs_local_keys(spec: RunSpec) -> bool:
-    return any(entry.identity_files or entry.identity_agent not in ("", "none") for entry in spec.entries())
+    """Looked up in the hosts as submitted: making entries of them costs 15 us each, for every run."""
+    return any(h.get("identity_files") or h.get("identity_agent") not in (None, "", "none") for h in spec.hosts)
