@@ -117,6 +117,7 @@ def test_the_queue_is_bounded(app: FakeApp, publisher: Publisher, monkeypatch: p
         publisher.send_task("t", {}, "q")
     with pytest.raises(PublisherOverloaded):
         publisher.send_task("t", {}, "q")
+    app.gate.set()
 
 
 def test_an_unreachable_broker_is_tried_again(app: FakeApp, publisher: Publisher) -> None:
