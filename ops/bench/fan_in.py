@@ -14,9 +14,9 @@ TIMES = 1.3
 COMMAND = "true"
 
 NOTE = (
-    "The worker's own work on a run's hosts (describing them, joining them) is 2 ms for 256. The rest is "
-    "frames: 256 hosts on two processors take so long that their answers miss each other's merging window of "
-    "20 ms, so more frames come up than from 32."
+    "The worker's own work on a run's hosts (describing them, joining them) is about 2 ms for 256. The "
+    "rest is probably frames: 256 hosts on two processors take so long that their answers would miss each "
+    "other's merging window of 20 ms. The frames have not been counted."
 )
 
 
