@@ -139,10 +139,6 @@ class HostTable:
             self._below[number] = found
         return found
 
-    def in_phase(self, phase: Phase) -> int:
-        """The hosts in that phase."""
-        return hostset.of(n for n, h in self.hosts.items() if h.phase is phase)
-
     def waiting_below(self, tops: int) -> int:
         """The waiting hosts at and below ``tops``."""
         return hostset.of(

@@ -47,10 +47,6 @@ class Linking:
         )
         return [DrawOrder(waiting)]
 
-    def next_tick_s(self) -> float | None:
-        """When tick() has something to do; None: never."""
-        return min((h.retry_at for h in self._table.hosts.values() if h.phase is Phase.DOWN), default=None)
-
     def link(self, waiting: int, order: int) -> list[Effect]:
         """Link orders for ``waiting`` hosts whose parent is up or is linked by the same order."""
         effects: list[Effect] = []

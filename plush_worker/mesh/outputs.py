@@ -21,7 +21,6 @@ class RunSegments:
         self._name = f"{writer_name}.seg"
         self._writers: dict[str, SegmentWriter] = {}
         self._pending: dict[str, deque[bytes]] = {}
-        self.pending_bytes = 0
 
     @property
     def segment_name(self) -> str:
@@ -31,11 +30,10 @@ class RunSegments:
     def append(self, run_id: str, frame: bytes) -> None:
         """Takes a frame for the next write."""
         self._pending.setdefault(run_id, deque()).append(frame)
-        self.pending_bytes += len(frame)
 
     def take(self) -> dict[str, deque[bytes]]:
         """What waits, to be given to write(); it is no longer pending then."""
-        pending, self._pending, self.pending_bytes = self._pending, {}, 0
+        pending, self._pending = self._pending, {}
         return pending
 
     def write(self, pending: dict[str, deque[bytes]]) -> dict[str, int]:

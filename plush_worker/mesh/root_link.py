@@ -125,11 +125,6 @@ class RootLink:
         if self._link is not None:
             self._link.close()
 
-    async def wait_closed(self) -> None:
-        """Until the connection is gone."""
-        if self._link is not None:
-            await self._link.wait_closed()
-
     # ---- called by the first link
 
     def data_received(self, data: bytes) -> None:
