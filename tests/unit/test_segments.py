@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plush_worker.node import frames, hostset, messages
@@ -119,7 +119,6 @@ def test_offsets_end_at_the_first_hole(tmp_path: Path) -> None:
     assert index.ranges[0, 1, 1] == [(0, 5), (9, 13)]
 
 
-@settings(max_examples=200)
 @given(st.binary(max_size=60), st.integers(0, 60))
 def test_damage_is_an_error_and_nothing_worse(junk: bytes, at: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

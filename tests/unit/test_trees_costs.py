@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plush_worker.model import HostEntry, SliceSettings, WorkerInfo
@@ -63,7 +63,6 @@ def earliest_pairs(costs: CostTable, count: int, degree: int, at_once: int) -> f
     return last_s
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 25), st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 4))
 def test_greedy_takes_the_earliest_pair_each_time(count: int, seed: int, degree: int, at_once: int) -> None:
     costs = matrix(count, seed)

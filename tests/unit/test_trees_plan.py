@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plush_worker.model import HostEntry, SliceSettings, WorkerInfo
@@ -62,7 +62,6 @@ random_settings = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
 @given(random_entries, st.integers(1, 5), random_settings)
 def test_every_plan_holds_what_it_must(entries: list[HostEntry], worker_count: int, wanted: SliceSettings) -> None:
     own = workers(worker_count)
@@ -83,7 +82,6 @@ def test_every_plan_holds_what_it_must(entries: list[HostEntry], worker_count: i
     assert not plan.unreachable.keys() & {i for i, e in enumerate(entries) if not e.reachable_from}
 
 
-@settings(max_examples=80, deadline=None)
 @given(random_entries)
 def test_without_limits_only_who_really_has_no_parent_is_unreachable(entries: list[HostEntry]) -> None:
     own, wanted = workers(1), slice_of("kary", degree=1000)
@@ -94,7 +92,6 @@ def test_without_limits_only_who_really_has_no_parent_is_unreachable(entries: li
     assert set(plan_tree(entries, own, wanted).depth_first()) == reached
 
 
-@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 60), st.integers(1, 4), st.sampled_from(NAMES), st.integers(1, 5), st.integers(0, 4))
 def test_free_hosts_are_all_planned(count: int, worker_count: int, planner: str, degree: int, depth: int) -> None:
     plan = plan_tree(hosts(count), workers(worker_count), slice_of(planner, degree=degree, depth=depth))
