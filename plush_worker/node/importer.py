@@ -13,8 +13,8 @@ from marshal import loads
 class Importer:
     """A finder and loader. ``core``: name -> source; ``rest``, ``hot``: name -> its place in what ``packed`` holds."""
 
-    def __init__(self, packed, core, rest, hot):
-        self.packed, self.core, self.rest, self.hot = packed, core, rest, hot
+    def __init__(self, bundle, packed, core, rest, hot):
+        self.bundle, self.packed, self.core, self.rest, self.hot = bundle, packed, core, rest, hot
 
     def find_spec(self, name, path=None, target=None):
         package, _, short = name.partition(".")
@@ -29,17 +29,18 @@ class Importer:
         source = self.core.pop(short, None) if short else b""
         if source is None:
             if type(self.packed) is bytes:  # the first module that isn't core; there will be more
-                unpacker = zlib.decompressobj()
-                self.packed = unpacker.decompress(self.packed), zlib.decompress(unpacker.unused_data)
+                unpacker = zlib.decompressobj(zdict=self.bundle[-32768:])  # what was sent before it
+                rest = unpacker.decompress(self.packed)
+                self.packed = rest, zlib.decompressobj(zdict=rest[-32768:]).decompress(unpacker.unused_data)
             if short in self.hot:
                 return exec(loads(self.packed[1][slice(*self.hot[short])]), module.__dict__)
             source = self.packed[0][slice(*self.rest[short])]
         exec(compile(source, module.__spec__.origin, "exec", 0, True), module.__dict__)
 
 
-def start(wire, packed, core, rest, hot, magic):
+def start(wire, bundle, packed, core, rest, hot, magic):
     """Run the node program; ``wire`` is what came over the link, for the children."""
-    sys.meta_path.insert(0, Importer(packed, core, rest, hot if magic == MAGIC_NUMBER else {}))
+    sys.meta_path.insert(0, Importer(bundle, packed, core, rest, hot if magic == MAGIC_NUMBER else {}))
     from plush_node.__main__ import main  # only exists through the line above
 
     main(wire)

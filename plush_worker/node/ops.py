@@ -7,10 +7,10 @@ Entry point: Ops. ``journal.py`` says what was started, ``supervisor.py`` does t
 import os
 import time
 from _signal import NSIG, SIGKILL, SIGTERM
-from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
+from _socket import AF_UNIX, SOCK_STREAM, socket
 from select import POLLIN, poll
 
-from . import frames, messages, op_files, process, supervisor
+from . import frames, messages, op_files, process, spares, supervisor
 from .journal import Journal
 from .limits import DEFAULT_TTL_S, MAX_CONTROL_QUEUE_BYTES, MAX_OPS_HELD
 
@@ -55,7 +55,7 @@ class Ops:
         self._held = {}  # op -> Held
         self._over = {}  # op -> (body of its final STATE, Tail): no supervisor, not closed
         self._paused = set()  # Helds that aren't read, since the uplink is full
-        self._login = self._environment = None
+        self._login = self._environment = self._spare = None
         self._beat_at = None
         self._quitting = None
         self._strays = set()  # what closed ops have left running: children of this program now
@@ -73,7 +73,7 @@ class Ops:
             if kind == frames.BEAT:
                 self._beat()
             elif kind == frames.OP:
-                self._on_op(messages.decode(kind, body))
+                self._on_op(messages.decode(kind, body), body)
             elif kind == frames.SIGNAL:
                 self._on_signal(messages.decode(kind, body), body)
             elif kind == frames.ACK:
@@ -95,7 +95,7 @@ class Ops:
     def _loop_now():
         return time.monotonic()
 
-    def _on_op(self, values):
+    def _on_op(self, values, body):
         op = values["op"]
         if op in self._over:
             return self._tell_over(op, None)
@@ -120,7 +120,7 @@ class Ops:
             elif self._quitting is not None:
                 self._end_at_once(op, "failed", Tail.EMPTY, "this node program is ending")
             else:
-                self._start(values, lock_fd)
+                self._start(values, body, lock_fd)
         except OSError as error:
             op_files.remove(self._folder, op)
             self._end_at_once(op, "failed", Tail.EMPTY, process.reason(error, "the supervisor's process"))
@@ -138,31 +138,45 @@ class Ops:
             raise
         return lock_fd
 
-    def _start(self, values, lock_fd):
+    def _start(self, values, body, lock_fd):
         if self._login is None:
             self._login, self._environment = process.login(), process.session_environment()
             process.become_subreaper()
+        order = self._order(values)
+        spare, self._spare = self._spare, None
+        if spare is not None and len(body) <= spares.ORDER_BYTES and spares.give(spare.socket, body, lock_fd):
+            spare.op, held = order.op, spare
+        else:
+            if spare is not None:
+                spare.socket.close()
+            held = self._fork(lambda connection: supervisor.become(order, connection, lock_fd, self._folder), order.op)
+        self._held[order.op] = held
+        self._attach(held, held.socket)
+
+    def _fork(self, become, op=None):
+        pid, connection = spares.fork(become)
+        held = Held(op, pid)
+        held.socket = connection
+        self._loop.on_child_exit(pid, lambda status: self._on_exit(held))
+        return held
+
+    def _order(self, values):
         environment = dict(self._environment)
         for name, value in values["env"].items():
             environment[name.encode("utf-8", "surrogateescape")] = value.encode("utf-8", "surrogateescape")
-        order = supervisor.Order(
+        return supervisor.Order(
             values["op"], values["command"], environment, self._login[0], self._login[1],
             values["ttl_s"] if values["ttl_s"] > 0 else DEFAULT_TTL_S, max(0, values["timeout_s"]),
             values.get("lossless") is True,
         )  # fmt: skip
-        ours, its = socketpair(AF_UNIX, SOCK_STREAM)
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            its.close()
-            raise
-        if not pid:
-            supervisor.become(order, its, lock_fd, self._folder)
-        its.close()
-        held = self._held[order.op] = Held(order.op, pid)
-        self._attach(held, ours)
-        self._loop.on_child_exit(pid, lambda status: self._on_exit(held))
+
+    def _keep_spare(self):
+        """An op is over: have a supervisor wait for the next."""
+        if self._spare is None and self._quitting is None:
+            try:
+                self._spare = self._fork(lambda its: supervisor.stand_by(its, self._folder, self._order))
+            except OSError:
+                pass  # the next op tells, if it is still so
 
     def _on_signal(self, values, body):
         op, ref, number = values["op"], values["ref"], values["signal"]
@@ -326,7 +340,10 @@ class Ops:
 
     def _on_exit(self, held):
         held.exited = True
-        if held.socket is None:
+        if held.op is None:  # a spare, or one that was passed over
+            held.socket.close()
+            self._spare = None if self._spare is held else self._spare
+        elif held.socket is None:
             self._on_gone(held)
         elif held.paused:  # what it said last is read when the uplink has room
             return
@@ -336,6 +353,7 @@ class Ops:
         self._held.pop(held.op, None)
         if held.closing:
             op_files.remove(self._folder, held.op)
+            self._keep_spare()
         elif held.final is None or len(held.ended) < 2:
             self._on_lost(held)
         else:
@@ -362,6 +380,8 @@ class Ops:
     def _foreign_children(self):
         """Children of this program that it didn't start: what supervisors have left. Its own stay in its session."""
         own, session = {held.pid for held in self._held.values()}, os.getsid(0)
+        if self._spare is not None:
+            own.add(self._spare.pid)
         for pid in process.children(os.getpid()):
             status = process.stat(pid)
             if pid not in own and status and int(status[3]) != session:
@@ -452,6 +472,8 @@ class Ops:
     def quit(self, kill, done):
         """End: with ``kill`` the living ops first, without it they live on. ``done()`` when nothing is to wait for."""
         self._quitting = done
+        if self._spare is not None:
+            self._spare.socket.close()  # which ends it
         if kill:
             for held in list(self._held.values()):
                 body = messages.encode(frames.SIGNAL, op=0, ref=held.op, signal=int(SIGTERM), grace_ms=QUIT_GRACE_MS)

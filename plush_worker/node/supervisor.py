@@ -9,13 +9,13 @@ import gc
 import os
 import time
 from _collections import deque
-from _signal import SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM, set_wakeup_fd, signal
+from _signal import SIG_DFL, SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGTERM, set_wakeup_fd, signal
 from _socket import AF_UNIX, SOCK_STREAM, socket
 from _struct import Struct
 from itertools import islice
 from select import POLLIN, POLLOUT, poll
 
-from . import frames, messages, op_files, process
+from . import frames, messages, op_files, process, spares
 from .limits import MAX_DETAIL_CHARS, ORPHAN_BLOCKS_S, OUTPUT_LATEST_MS, OUTPUT_SILENCE_MS, STOP_GRACE_S
 from .spool import SpoolFile, Storage, Stream
 from .stops import Stops
@@ -51,21 +51,42 @@ def become(order, connection, lock_fd, folder):
     ``connection`` is its socket to the node program, ``lock_fd`` the locked file ``op-N`` in ``folder``.
     """
     try:
-        set_wakeup_fd(-1)
-        os.setsid()
-        process.close_inherited({connection.fileno(), lock_fd})
-        if hasattr(gc, "freeze"):
-            gc.freeze()  # what was forked stays shared, and its descriptors' numbers aren't closed again
-        else:
-            gc.disable()
-        os.chdir(folder)
-        supervisor = Supervisor(order, connection, lock_fd, folder)
-        try:
-            supervisor.run()
-        except BaseException as error:
-            supervisor.crash(error)
+        _settle_in({connection.fileno(), lock_fd}, folder)
+        _supervise(order, connection, lock_fd, folder)
     finally:
         os._exit(0)
+
+
+def stand_by(connection, folder, order_of):
+    """Turn this process, just forked, into a spare. ``order_of(values)`` is the order in the values of an OP."""
+    try:
+        signal(SIGTERM, SIG_DFL)
+        _settle_in({connection.fileno()}, folder)
+        process.become_subreaper(b"plush-spare")  # here, since it takes a moment
+        given = spares.receive(connection)
+        if given is not None:
+            _supervise(order_of(messages.decode(frames.OP, given[0])), connection, given[1], folder)
+    finally:
+        os._exit(0)
+
+
+def _settle_in(keep, folder):
+    set_wakeup_fd(-1)
+    os.setsid()
+    process.close_inherited(keep)
+    if hasattr(gc, "freeze"):
+        gc.freeze()  # what was forked stays shared, and its descriptors' numbers aren't closed again
+    else:
+        gc.disable()
+    os.chdir(folder)
+
+
+def _supervise(order, connection, lock_fd, folder):
+    supervisor = Supervisor(order, connection, lock_fd, folder)
+    try:
+        supervisor.run()
+    except BaseException as error:
+        supervisor.crash(error)
 
 
 class Pipe:

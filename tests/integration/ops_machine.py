@@ -249,6 +249,15 @@ def machine_with(python: str, folder: Path) -> Iterator[Machine]:
     wait_for(lambda: not state_folder.exists(), f"{state_folder} is removed", 10)
 
 
+def children(node: Node) -> list[tuple[int, str]]:
+    """(pid, name) of every child of the node program; zombies have the name they had."""
+    found = []
+    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            found.append((int(pid), Path(f"/proc/{pid}/comm").read_text().strip()))
+    return found
+
+
 def held(node: Node) -> set[int]:
     """The ops that were reported as taken over."""
     return {frame.fields["op"] for frame in node.of(frames.HELD)}

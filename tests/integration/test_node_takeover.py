@@ -19,7 +19,19 @@ import pytest
 from plush_worker.node import frames, messages, process
 from plush_worker.node.ops import Ops
 
-from .ops_machine import DEADLINE_S, ERR, OUT, Machine, Node, Store, held, machine_with, processes_with, wait_for
+from .ops_machine import (
+    DEADLINE_S,
+    ERR,
+    OUT,
+    Machine,
+    Node,
+    Store,
+    children,
+    held,
+    machine_with,
+    processes_with,
+    wait_for,
+)
 
 
 @pytest.fixture
@@ -176,7 +188,7 @@ def test_closing_an_op_leaves_no_file_and_no_process(machine: Machine) -> None:
     node.close_ops(*range(1001, 1005))
     wait_for(lambda: set(os.listdir(node.folder)) == before, "no file of them is left")
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in supervisors), "no supervisor is left")
-    wait_for(lambda: not Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text(), "no zombie is left")
+    wait_for(lambda: [name for _, name in children(node)] == ["plush-spare"], "nothing but one spare is left")
 
 
 def test_what_a_closed_op_left_running_goes_on_as_after_ssh(machine: Machine) -> None:
