@@ -22,6 +22,9 @@ from .host_options import (
     SshConfig,
     resolved_hosts,
 )
+from .tree_calibrate import calibrate
+from .tree_compare import compare
+from .tree_simulate import simulate
 
 if TYPE_CHECKING:
     from plush_worker.experiment.directory import Resolved
@@ -30,12 +33,12 @@ if TYPE_CHECKING:
 
 FOLD_LEAVES = 4  # so many leaves of one parent are written as one line
 
-app = typer.Typer(no_args_is_help=True, help="Plan trees of SSH connections.")
+app = typer.Typer(no_args_is_help=True, help="Plan and simulate trees of SSH connections.")
 
 
 @app.callback()
 def tree() -> None:
-    """Plan trees of SSH connections."""  # a callback keeps ``plan`` a sub-command although it is the only one
+    """Plan trees of SSH connections, and simulate how they come up."""
 
 
 @app.command("plan")
@@ -69,7 +72,7 @@ def plan(
     settings = replace(resolved.settings, planner=planner or resolved.settings.planner)
     entries = resolved.entries
     if inner_login or planner not in ("", "auto", "flat"):
-        settings, entries = _with_inner_links(settings, entries, inner_login)
+        settings, entries = with_inner_links(settings, entries, inner_login)
     own = [WorkerInfo(f"worker{n}", "", "", 1) for n in range(1, workers + 1)]
     made = plan_tree(entries, own, settings)
     names = [entry.name for entry in entries]
@@ -80,6 +83,11 @@ def plan(
             print(line)
         _say_unreachable(made, names, resolved)
     raise typer.Exit(EXIT_UNREACHABLE if resolved.rejected or made.unreachable else EXIT_OK)
+
+
+app.command("simulate")(simulate)
+app.command("compare")(compare)
+app.command("calibrate")(calibrate)
 
 
 def plan_json(made: TreePlan, names: Sequence[str], rejected: dict[str, str]) -> dict[str, Any]:
@@ -133,7 +141,7 @@ def _branch_lines(
         yield from _branch_lines(made, names, children, indent + ("   " if last else marks[2]), marks)
 
 
-def _with_inner_links(
+def with_inner_links(
     settings: SliceSettings, entries: list[HostEntry], inner_login: str
 ) -> tuple[SliceSettings, list[HostEntry]]:
     """As if hosts could log in to each other: who asks for a tree wants to see it. Says what was assumed."""

@@ -7,7 +7,7 @@ of logins in progress. Figures: FACTS sections 2 and 8 of the design, measured b
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class CostTable:
     worker_clusters: Sequence[int] = ()  # worker index -> cluster; missing ones are UNKNOWN
     worker_connect_s: float = 0.004  # asyncssh, in bulk
     host_connect_s: float = 0.050  # the host's own ssh
-    round_trips: float = 8.0  # `ssh host true`
+    round_trips: float = 14.3  # of the host's own ssh up to a node program that is ready; `ssh host true` takes 12
     start_s: float = 0.1  # sshd's side, login shell, node program
 
     @classmethod
@@ -75,7 +75,7 @@ class Opener:
         self.cluster = costs.cluster(parent)
         self._busy_until_s = ready_s
         self._connect_s = costs.connect_s(parent)
-        self._in_progress: deque[float] = deque()  # when the last logins end
+        self._in_progress: list[float] = []  # heap: when the logins end that hold a place, or held one last
         self._at_once = max(1, at_once)
 
     def next_s(self, latency_s: float) -> float:
@@ -89,7 +89,8 @@ class Opener:
         """Opens a link; returns when its child is ready."""
         ready_s = self.next_s(latency_s)
         self._busy_until_s = ready_s - latency_s
-        self._in_progress.append(ready_s)
-        if len(self._in_progress) > self._at_once:
-            self._in_progress.popleft()
+        if len(self._in_progress) < self._at_once:
+            heapq.heappush(self._in_progress, ready_s)
+        else:
+            heapq.heapreplace(self._in_progress, ready_s)
         return ready_s

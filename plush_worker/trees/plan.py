@@ -191,9 +191,8 @@ def check(plan: TreePlan, problem: Problem) -> list[str]:
     names = [entry.name for entry in problem.entries]
     settings, errors = problem.settings, []
     placed = set(plan.parents) | set(plan.roots)
-    errors += [
-        f"{names[h]} has no place and no reason" for h in range(len(names)) if h not in placed | plan.unreachable.keys()
-    ]
+    accounted = placed | plan.unreachable.keys()
+    errors += [f"{names[h]} has no place and no reason" for h in range(len(names)) if h not in accounted]
     errors += [f"{names[h]} is planned and called unreachable" for h in placed & plan.unreachable.keys()]
     errors += [f"{names[h]} is a root and has a parent" for h in plan.parents.keys() & set(plan.roots)]
     errors += [f"{names[h]} isn't reached: it is below itself" for h in placed - set(plan.depth_first())]

@@ -88,7 +88,7 @@ def _grow(problem: Problem, parents: Parents, group: Sequence[int], workers: Map
             workers[worker].open(costs.latency_s(workers[worker].cluster, costs.cluster(host)))
         else:
             left.setdefault(costs.cluster(host), deque()).append(host)
-    nearest = _Nearest(problem, left)
+    nearest = Nearest(problem, left)
     heap: list[tuple[float, int, int, int]] = []  # ready_s, parent's order of arrival, parent, cluster
     openers, room, depth, arrival = dict(workers), dict.fromkeys(workers, NO_LIMIT), dict.fromkeys(workers, 0), 0
 
@@ -117,7 +117,7 @@ def _grow(problem: Problem, parents: Parents, group: Sequence[int], workers: Map
         offer(parent, order)
 
 
-class _Nearest:
+class Nearest:
     """For each cluster the nearest one that has hosts left."""
 
     def __init__(self, problem: Problem, left: Mapping[int, deque[int]]) -> None:
