@@ -14,10 +14,19 @@ from ops.bench.results import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the caller chooses."""
+    """What the caller chooses. The fields behind the second are for scenarios in a wide area."""
 
     repetitions: int = 5
     host_count: int = 64
+    host_counts: tuple[int, ...] = ()  # in place of the scenario's own list
+    tools: tuple[str, ...] = ()  # only these, by the beginnings of their names
+    ground: str = "testbed"  # or loopback: real sshd on this machine without any distance
+    rtt: str = "planetlab"  # the testbed's matrix
+    seed: int = 1
+
+    def counts(self, *own: int) -> tuple[int, ...]:
+        """How many hosts, least first: what the caller said, else the scenario's own numbers."""
+        return tuple(sorted(self.host_counts or own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,11 @@ MODULES = {
     "loopback": "ops.bench.loopback",
     "fan_in": "ops.bench.fan_in",
     "flood": "ops.bench.flood",
+    "cold": "ops.bench.cold",
+    "warm": "ops.bench.warm",
+    "wide_flood": "ops.bench.wide_flood",
+    "floors": "ops.bench.floors",
+    "leftovers": "ops.bench.leftovers",
 }
 SCENARIOS: dict[str, Scenario] = {}
 

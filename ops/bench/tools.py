@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ops.bench.field import Field
 from ops.bench.process import Ran, timed
-from plush_api.embedded import EmbeddedStack
+from plush_api.embedded import READY_TIMEOUT_S, EmbeddedStack
 from plush_api.local_hosts import SLICE, LocalHosts
 from plush_worker.model import WorkerInfo
 from plush_worker.node import hostset
@@ -64,7 +65,9 @@ class Plush:
             )
         return ran
 
-    def run(self, hosts: LocalHosts, command: str, *options: str, timeout_s: float = 60) -> tuple[Ran, dict[str, Any]]:
+    def run(
+        self, hosts: LocalHosts | Field, command: str, *options: str, timeout_s: float = 60
+    ) -> tuple[Ran, dict[str, Any]]:
         """``plush run --json``: how it ran, and its summary. Raises MeasurementFailed when a host isn't ok."""
         ran = self("run", *choice(hosts), "--json", *options, "--", command, timeout_s=timeout_s)
         summary: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])["summary"]
@@ -90,9 +93,10 @@ class Plush:
             return run_id, store.events(run_id, "0", count=100_000)
 
 
-def choice(hosts: LocalHosts) -> tuple[str, ...]:
+def choice(hosts: LocalHosts | Field) -> tuple[str, ...]:
     """The options that name all hosts."""
-    return ("-w", hosts.names, "--directory", str(hosts.directory), "--slice", SLICE)
+    slice_name = hosts.slice if isinstance(hosts, Field) else SLICE
+    return ("-w", hosts.names, "--directory", str(hosts.directory), "--slice", slice_name)
 
 
 @contextmanager
@@ -106,12 +110,12 @@ def sandbox() -> Iterator[Path]:
 
 
 @contextmanager
-def standing(workers: int) -> Iterator[Plush]:
+def standing(workers: int, ready_limit_s: float = READY_TIMEOUT_S) -> Iterator[Plush]:
     """A command line with a service: a server and workers that stand until the end of the block."""
     with sandbox() as folder:
         plush = Plush(folder)
         with _environment(plush.environ()), EmbeddedStack(workers) as stack:
-            stack.wait_ready()
+            stack.wait_ready(ready_limit_s)
             plush.redis_url = stack.redis_url
             yield plush
 
