@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import warnings  # noqa: F401 - os.execvp imports it, when the user may no longer read where it is
@@ -49,8 +50,8 @@ def enter(fds: dict[str, int], name: str) -> None:
         raise OSError(number, f"setns {name}: {os.strerror(number)}")
 
 
-def run(target: dict[str, object], argv: list[str], fds: dict[str, int], go: int) -> None:
-    """In the child: become the command."""
+def run(target: dict[str, object], argv: list[str], fds: dict[str, int], go: int, parent: int) -> None:
+    """In the child: become the command. ``parent`` is at its end as soon as the parent is."""
     os.setpgid(0, 0)
     os.read(go, 1)  # the parent has put this group into the foreground
     for path in target["joins"]:  # type: ignore[attr-defined]
@@ -62,7 +63,7 @@ def run(target: dict[str, object], argv: list[str], fds: dict[str, int], go: int
     os.setgroups([])
     os.setgid(uid)
     os.setuid(uid)
-    die_with_parent()  # behind setuid, which undoes it
+    die_with(parent)  # behind setuid, which undoes it
     os.chdir(str(target["cwd"]))
     for number in (*FORWARDED, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTTOU):
         signal.signal(number, signal.SIG_DFL)
@@ -75,10 +76,10 @@ def run(target: dict[str, object], argv: list[str], fds: dict[str, int], go: int
         give_up(f"{argv[0]}: {error.strerror}", CANT_RUN)
 
 
-def die_with_parent() -> None:
-    """Be killed when the parent is, also when it has been already: seen from the host it is 0, and init's 1 then."""
+def die_with(parent: int) -> None:
+    """Be killed when the parent is, also when it has been already: its number says nothing, seen from the host."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid():
+    if select.select([parent], [], [], 0)[0]:
         os._exit(HOST_IS_OFF)
 
 
@@ -117,11 +118,13 @@ def main() -> None:
     except OSError as error:
         give_up(f"the host is off ({error})", HOST_IS_OFF)
     go, gone = os.pipe()
+    parent, living = os.pipe()  # its other end stays open for the life of this process
     child = os.fork()
     if child == 0:
         try:
             os.close(gone)
-            run(target, argv, fds, go)
+            os.close(living)
+            run(target, argv, fds, go, parent)
         except BaseException as error:  # noqa: BLE001 - a fork of the parent's code: nothing may get past it
             give_up(f"the command could not enter the host: {error}", HOST_IS_OFF)
     own_group = os.getpgrp()

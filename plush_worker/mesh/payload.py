@@ -92,7 +92,7 @@ def _slices(whole: str, parts: dict[str, bytes]) -> str:
 def strip_source(text: str) -> str:
     """``text`` without comments and docstrings, one space a level, each line where it was. Raises SyntaxError."""
     lines = text.splitlines()
-    of_strings = set()
+    of_strings: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
