@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from plush_worker import placement
@@ -19,7 +18,19 @@ from plush_worker.errors import PlushError, StoreUnavailable
 from plush_worker.model import HostState, OpRecord, RunSpec, SubtreeRecord, WorkerInfo
 from plush_worker.node import hostset
 from plush_worker.node.hostset import from_text, to_text
-from plush_worker.run_state import Decision, Finish, GiveUp, KillDone, OrderOp, OrderSignal, RunState
+from plush_worker.run_ops import build_op, build_signal
+from plush_worker.run_parts import DEPLOY, EXEC, FETCH, union
+from plush_worker.run_state import (
+    Decision,
+    Finish,
+    GiveUp,
+    KillDone,
+    OrderOp,
+    OrderSignal,
+    RunState,
+    is_plain,
+    plan_parts,
+)
 
 if TYPE_CHECKING:
     from plush_worker.runtime import WorkerRuntime
@@ -31,11 +42,13 @@ LEASE_TTL_S = 6.0
 LEASE_RENEW_S = 2.0
 WAKE_AGAIN_S = 5.0
 NO_WORKER_RETRY_S = 0.5
+PLACE_RETRY_S = 0.05
 STORE_RETRY_S = 0.5
 KILL_PATIENCE_S = 15.0  # beyond the grace, before silent hosts are given up
 PROGRESS_EVERY_S = 0.25
 EVENTS_AT_ONCE = 1000
 HOST_LISTS_KEPT = 64
+_WHAT = {EXEC: "run", DEPLOY: "deploy", FETCH: "fetch"}  # kind of op -> the word for it in tasks
 
 
 class Coordinators:
@@ -100,6 +113,8 @@ class RunCoordinator:
         self._state = RunState(spec)
         self._last_id = "0"
         self._owners: dict[str, str] = {}  # worker name -> incarnation, of subtrees with hosts of this run
+        self._owned: dict[str, int] = {}  # worker name -> hosts of this run under it
+        self._numbers: list[int] = []  # of the hosts, in the order of the spec; read again where it is needed
         self._began_s = time.monotonic()
         self._renewed_s = self._woke_s = self._began_s
         self._told = ""
@@ -137,8 +152,16 @@ class RunCoordinator:
             await self._assign()
         await self._catch_up(block_ms=0 if state.decide() else 1000)
         await self._keep_leases()
+        ordered: dict[str, int] = {}
         for decision in state.decide():
             await self._perform(decision)
+            match decision:
+                case OrderOp(hosts, kind):
+                    ordered[_WHAT[kind]] = ordered.get(_WHAT[kind], 0) | hosts
+                case OrderSignal(_, hosts):
+                    ordered["kill"] = ordered.get("kill", 0) | hosts
+        for what, hosts in ordered.items():
+            self._wake_ops(what, hosts)
         self._show_progress()
 
     async def _catch_up(self, block_ms: int = 0) -> None:
@@ -165,7 +188,9 @@ class RunCoordinator:
         names = [[n, host["name"]] for n, host in zip(numbers, spec.hosts, strict=True)]
         named = json.dumps(names, separators=(",", ":"))
         await store.set_run_fields(spec.run_id, mesh=mesh, hosts=named, numbers=to_text(hosts))
-        await self._append({"type": "hosts_joined", "mesh": mesh, "hosts": to_text(hosts)})
+        event: dict[str, Any] = {"type": "hosts_joined", "mesh": mesh, "hosts": to_text(hosts)}
+        parts = plan_parts(spec, numbers)
+        await self._append(event if parts is None else {**event, "parts": parts})
         await self._catch_up()
 
     async def _assign(self) -> None:
@@ -188,8 +213,20 @@ class RunCoordinator:
                 incomplete |= 1 << record.root
         fresh: list[SubtreeRecord] = []
         if missing := open_hosts & ~covered:
-            fresh = await self._place(missing, workers)
-        self._owners = {r.owner: r.incarnation for r in (*standing, *fresh) if from_text(r.members) & open_hosts}
+            fresh, unplaced = await self._place(missing, standing, workers)
+            for record in fresh:
+                covered |= from_text(record.members)
+            if open_hosts & ~covered & ~unplaced:
+                # Another run has placed them meanwhile, or a worker has gone: look again at what stands.
+                await asyncio.sleep(PLACE_RETRY_S)
+                return
+        grown = {record.root for record in fresh}
+        standing = [record for record in standing if record.root not in grown]
+        self._owners, self._owned = {}, {}
+        for record in (*standing, *fresh):
+            if mine := from_text(record.members) & open_hosts:
+                self._owners[record.owner] = record.incarnation
+                self._owned[record.owner] = self._owned.get(record.owner, 0) | mine
         up &= open_hosts
         if up:
             await self._append({"type": "hosts_up", "order": 0, "hosts": to_text(up)})
@@ -201,13 +238,24 @@ class RunCoordinator:
         records, _ = await self._store.subtrees(self._state.mesh)
         return [record for record in records.values() if record.incarnation in alive]
 
-    async def _place(self, missing: int, workers: list[WorkerInfo]) -> list[SubtreeRecord]:
-        numbers = hostset.members(missing)
+    async def _place(
+        self, missing: int, standing: list[SubtreeRecord], workers: list[WorkerInfo]
+    ) -> tuple[list[SubtreeRecord], int]:
+        """Plans the hosts that no subtree has: new subtrees and grown ones, as granted, and hosts without a place."""
+        numbers, settings = hostset.members(missing), self._spec.settings()
         entries = await self._store.host_entries(self._state.mesh, numbers)
-        placed = placement.place(numbers, entries, workers, self._spec.settings())
-        for number, why in placed.unplaced.items():
+        placed = placement.place(numbers, entries, workers, settings)
+        records, unplaced = list(placed.records), dict(placed.unplaced)
+        if unplaced and standing:
+            up = hostset.members(union(from_text(record.up) for record in standing))
+            entries |= await self._store.host_entries(self._state.mesh, up)
+            grown = placement.grow(sorted(unplaced), standing, entries, settings)
+            records += grown.records
+            unplaced = {number: unplaced[number] for number in grown.unplaced}
+        for number, why in unplaced.items():
             await self._append({"type": "hosts_unplaced", "hosts": to_text(1 << number), "detail": why})
-        return list(await self._store.assign_subtrees(self._state.mesh, placed.records)) if placed.records else []
+        granted = await self._store.assign_subtrees(self._state.mesh, records) if records else []
+        return list(granted), hostset.of(unplaced)
 
     async def _announce(self, standing: list[SubtreeRecord], fresh: list[SubtreeRecord]) -> None:
         """One event for each worker: which hosts of the run it owns, and under which roots."""
@@ -230,28 +278,41 @@ class RunCoordinator:
             key = (record.owner, record.incarnation)
             by_owner[key] = by_owner.get(key, 0) | 1 << record.root
         for (name, incarnation), roots in by_owner.items():
-            arguments = {"run_id": self._spec.run_id, "mesh": self._state.mesh, "incarnation": incarnation}
-            self._send("plush.subtree.open", {**arguments, "roots": to_text(roots)}, name)
+            self._send("open", name, incarnation, self._owned.get(name, 0), roots=to_text(roots))
 
-    def _wake_ops(self) -> None:
+    def _wake_ops(self, what: str, hosts: int) -> None:
+        """Wakes the owners of these hosts to read the run's ops; all owners for 0 hosts."""
         for name, incarnation in self._owners.items():
-            arguments = {"run_id": self._spec.run_id, "mesh": self._state.mesh, "incarnation": incarnation}
-            self._send("plush.subtree.op", arguments, name)
+            mine = self._owned.get(name, 0) & hosts
+            if mine or not hosts:
+                self._send(what, name, incarnation, mine)
 
-    def _send(self, task: str, arguments: dict[str, Any], worker: str) -> None:
+    def _send(self, what: str, worker: str, incarnation: str, hosts: int, **more: str) -> None:
+        """The one place that sends wake-up tasks. ``what``, hosts and slice are for people who watch them."""
         self._woke_s = time.monotonic()
+        arguments = {
+            "run_id": self._spec.run_id,
+            "mesh": self._state.mesh,
+            "incarnation": incarnation,
+            "what": what,
+            "host_count": hostset.size(hosts),
+            "slice": self._spec.settings().name,
+            **more,
+        }
+        task = "plush.subtree.open" if what == "open" else "plush.subtree.op"
         self._runtime.publisher.send_task(task, arguments, f"worker.{worker}")
 
     # ---- decisions
 
     async def _perform(self, decision: Decision) -> None:
         match decision:
-            case OrderOp(hosts):
-                await self._order(self._exec_op(hosts), {}, f"exec {len(self._state.ops)} {to_text(hosts)}")
-            case OrderSignal(ref, hosts, signal, grace_ms):
-                record = replace(self._exec_op(hosts), kind="signal", command="", ref=ref, signal=signal)
-                step = f"signal {self._state.kills_done} {ref}"
-                await self._order(replace(record, grace_ms=grace_ms), {"ref": ref, "signal": signal}, step)
+            case OrderOp(hosts, kind, name):
+                count = sum(len(part.ops) for part in self._state.parts if (part.kind, part.name) == (kind, name))
+                op = build_op(self._spec, self._state.mesh, decision, await self._host_numbers())
+                await self._order(op, {}, f"{kind} {count} {to_text(hosts)} {name}".rstrip())
+            case OrderSignal(ref, _, signal, grace_ms):
+                op = build_signal(self._spec, self._state.mesh, decision)
+                await self._order(op, {"ref": ref, "signal": signal}, f"signal {self._state.kills_done} {ref}")
                 patience_s = max(0, grace_ms) / 1000 + KILL_PATIENCE_S
                 self._kill_deadline_s = time.monotonic() + patience_s
             case GiveUp(hosts, host_state, detail):
@@ -261,25 +322,17 @@ class RunCoordinator:
             case Finish():
                 await self._finish()
 
-    def _exec_op(self, hosts: int) -> OpRecord:
-        spec = self._spec
-        return OpRecord(
-            op=0,
-            run_id=spec.run_id,
-            mesh=self._state.mesh,
-            kind="exec",
-            hosts=to_text(hosts),
-            command=spec.command,
-            env=spec.env,
-            ttl_s=spec.ttl_s,
-            timeout_s=spec.timeout_s,
-        )
+    async def _host_numbers(self) -> list[int]:
+        """The hosts' numbers in the order of the spec; none for a plain run, whose ops need none."""
+        if not self._numbers and not is_plain(self._spec):
+            fields = await self._store.run_fields(self._spec.run_id)
+            self._numbers = [number for number, _name in json.loads(fields["hosts"])]
+        return self._numbers
 
     async def _order(self, record: OpRecord, more: dict[str, Any], step: str) -> None:
         """``step`` is the same when this coordinator, or a later one, comes to order it again: it stays one op (P1)."""
-        event = {"type": "op_ordered", "kind": record.kind, "hosts": record.hosts, **more}
+        event = {"type": "op_ordered", "kind": record.kind, "name": record.name, "hosts": record.hosts, **more}
         await self._store.order_op(self._state.mesh, record, self._term, event, request=step)
-        self._wake_ops()
 
     async def _give_up(self, hosts: int, host_state: HostState, detail: str) -> None:
         code = 0 if host_state is HostState.EXITED else None
@@ -291,7 +344,7 @@ class RunCoordinator:
         result, final = state.summary(), state.final_state()
         await self._store.set_run_fields(run_id, state=final, finished=f"{time.time():.3f}", summary=json.dumps(result))
         await self._append({"type": "run_finished", "state": final, "summary": result})
-        self._wake_ops()
+        self._wake_ops(self._usual_what(), 0)
         runtime_s = time.monotonic() - self._began_s
         if final == "succeeded":
             self._runtime.publisher.succeed(run_id, {"state": final, **result}, runtime_s)
@@ -345,7 +398,10 @@ class RunCoordinator:
         if any(incarnation not in alive for incarnation in self._owners.values()):
             self._state.assigned = False
         elif now_s - self._woke_s > WAKE_AGAIN_S:
-            self._wake_ops()
+            self._wake_ops(self._usual_what(), 0)
+
+    def _usual_what(self) -> str:
+        return self._spec.kind if self._spec.kind in _WHAT.values() else "run"
 
     def _show_progress(self) -> None:
         text, now_s = self._state.progress_text(), time.monotonic()

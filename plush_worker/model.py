@@ -114,6 +114,18 @@ class RunSpec(JsonRecord):
     submitted_at: float = 0.0
     submitter_host: str = ""  # machine id of the submitter: key paths reach only workers with the same
     submitter_uid: int = -1
+    name: str = ""  # of the experiment
+    kind: str = "run"  # run | deploy | fetch
+    # Each {"name", "command", "hosts": indexes into hosts or None for all, "cwd", "env", "stdin": "" or the SHA-256 of
+    # a blob, "timeout_s": 0 for none}; empty: ``command`` is the only process.
+    processes: tuple[dict[str, Any], ...] = ()
+    # Each {"dest": text with {host} and {index}, "kind": "file" | "dir" | "link", "mode": 0o644, "size": bytes,
+    # "sha256": "" unless a file, "target": of a link, "hosts": indexes into hosts or None for all}.
+    files: tuple[dict[str, Any], ...] = ()
+    fetch: tuple[str, ...] = ()  # kind fetch: source paths on the hosts
+    success: dict[str, Any] = field(default_factory=dict)  # empty: all hosts; {"at_least": n}: a quorum of hosts
+    keep_s: int = 7 * 86400  # run and output are kept this long after the end; 0: until they are removed
+    parent: str = ""  # reserved
 
     def entries(self) -> list[HostEntry]:
         """The hosts as entries."""
@@ -157,7 +169,7 @@ class SubtreeRecord(JsonRecord):
 
 @dataclass(frozen=True, slots=True)
 class OpRecord(JsonRecord):
-    """An op as stored before it is first sent. ``kind``: exec, signal."""
+    """An op as stored before it is first sent. ``kind``: exec, signal, deploy, fetch."""
 
     op: int
     run_id: str
@@ -171,3 +183,10 @@ class OpRecord(JsonRecord):
     ref: int = 0  # kind signal: the op meant
     signal: int = 0
     grace_ms: int = 5000
+    name: str = ""  # of the process; empty: the run has but one
+    cwd: str = ""  # empty: the home directory
+    stdin: str = ""  # SHA-256 of a blob; empty: /dev/null
+    files: tuple[dict[str, Any], ...] = ()  # kind deploy: the run's; each host takes those for its rank
+    paths: tuple[str, ...] = ()  # kind fetch: source paths on the hosts
+    # Host number (as text) -> index in the run; empty when the run needs no {index} or PLUSH_INDEX: ``plush run``.
+    ranks: dict[str, int] = field(default_factory=dict)

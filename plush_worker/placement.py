@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from plush_worker.model import HostEntry, RunSpec, SliceSettings, SubtreeRecord, WorkerInfo
 from plush_worker.node import hostset, limits
 from plush_worker.trees.plan import plan_tree
+from plush_worker.trees.reach import Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,74 @@ def place(
             )
         )
     return Placement(tuple(records), {numbers[index]: why for index, why in plan.unreachable.items()})
+
+
+def grow(
+    numbers: Sequence[int],
+    standing: Sequence[SubtreeRecord],
+    entries: Mapping[int, HostEntry],
+    settings: SliceSettings,
+) -> Placement:
+    """Hangs hosts that no worker can reach below hosts of ``standing`` subtrees that are up; gives the records of the
+    subtrees that grow, with the epoch under which they stand now.
+
+    Each host goes below the nearest to a worker that can reach it and has room, then the one with the most room.
+    ``entries`` has those of ``numbers`` and of every host that is up.
+    """
+    depths = {n: depth for record in standing for n, depth in _depths(record).items() if n in entries}
+    children: dict[int, int] = {}
+    for record in standing:
+        for parent in record.parents.values():
+            children[parent] = children.get(parent, 0) + 1
+    owners = {n: record.root for record in standing for n in depths if hostset.from_text(record.members) >> n & 1}
+    order = [*depths, *(n for n in numbers if n not in depths)]
+    rules = dict(zip(order, Reach([entries[n] for n in order], settings).rules, strict=True))
+    added: dict[int, dict[str, int]] = {}
+    waiting = dict.fromkeys(numbers)
+    while waiting:
+        placed = []
+        for number in waiting:
+            able = [
+                (depth, children.get(parent, 0), parent)
+                for index, parent in enumerate(order)
+                if (depth := depths.get(parent)) is not None
+                and rules[number].allows(index)
+                and children.get(parent, 0) < settings.degree
+                and (not settings.depth or depth < settings.depth)
+            ]
+            if able:
+                depth, _, parent = min(able)
+                depths[number], owners[number] = depth + 1, owners[parent]
+                children[parent] = children.get(parent, 0) + 1
+                added.setdefault(owners[parent], {})[str(number)] = parent
+                placed.append(number)
+        if not placed:
+            break
+        for number in placed:
+            del waiting[number]
+    records = []
+    for record in standing:
+        if new := added.get(record.root):
+            members = hostset.from_text(record.members) | hostset.of(map(int, new))
+            parents = {**record.parents, **new}
+            records.append(replace(record, members=hostset.to_text(members), parents=parents))
+    return Placement(tuple(records), dict.fromkeys(waiting, ""))
+
+
+def _depths(record: SubtreeRecord) -> dict[int, int]:
+    """Hosts of a subtree that are up -> links from the worker; those below a host that isn't are left out."""
+    up = hostset.from_text(record.up)
+    children: dict[int, list[int]] = {}
+    for below, parent in record.parents.items():
+        children.setdefault(parent, []).append(int(below))
+    depths = {record.root: 1} if up >> record.root & 1 else {}
+    queue = list(depths)
+    for parent in queue:  # grows meanwhile
+        for host in children.get(parent, ()):
+            if up >> host & 1:
+                depths[host] = depths[parent] + 1
+                queue.append(host)
+    return depths
 
 
 def _needs_local_keys(spec: RunSpec) -> bool:

@@ -1,9 +1,9 @@
-"""Mends what nobody stands over any more. For now: runs without a coordinator get ``plush.coordinate`` again.
+"""Mends what nobody stands over any more: runs without a coordinator get ``plush.coordinate`` again, old runs go.
 
 One worker at a time does this, the first by name among those whose lease lives. It judges a run only after having seen
 it without a coordinator in every look for two lease times, during which the store always answered: an outage of Redis
-is not the death of all. It changes nothing in the store; the task it sends takes the run's lease or finds it taken, so
-that two reconcilers for a moment do no harm.
+is not the death of all. The task it sends takes the run's lease or finds it taken, and a run is removed once, so that
+two reconcilers for a moment do no harm. What is kept of ended runs is decided in ``retention.py``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from plush_worker.config import RUN_QUEUE
 from plush_worker.errors import PlushError
+from plush_worker.retention import Retention
 from plush_worker.tasks import COORDINATE
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Reconciler:
         self._runtime = runtime
         self._pause_s = runtime.settings.worker_renew_s
         self._watch = OrphanWatch(2 * runtime.settings.worker_lease_ttl_s)
+        self._retention = Retention(runtime)
 
     async def run(self) -> None:
         """For ever. Raises only what isn't about the store being away."""
@@ -68,7 +70,9 @@ class Reconciler:
     async def _step(self) -> None:
         store = self._runtime.store
         workers = await store.live_workers()
-        if not workers or workers[0].incarnation != self._runtime.incarnation:
+        leads = bool(workers) and workers[0].incarnation == self._runtime.incarnation
+        await self._retention.look(leads=leads)
+        if not leads:
             self._watch.forget()
             return
         runs = await store.list_runs(RUNS_AT_ONCE)

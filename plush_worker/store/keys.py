@@ -14,6 +14,7 @@ SYNC = PREFIX + "sync"  # string: written before a WAIT
 WORKERS = PREFIX + "workers"  # set of worker names, dead ones removed by whoever lists them
 MESHES = PREFIX + "meshes"  # sorted set: mesh id -> last use, ms
 MESH_IDS = PREFIX + "mesh-ids"  # hash: JSON [slice, owner] -> mesh id
+REMOVED_RUNS = PREFIX + "removed-runs"  # sorted set: run id -> removal, ms; whose files may go
 RUNS = PREFIX + "runs"  # sorted set: run id -> submission, ms
 
 

@@ -11,7 +11,7 @@ from . import keys, limits, records, scripts
 from .address import parse_url
 from .celery_message import close_message
 from .errors import NoSuchRun
-from .submission import creation
+from .submission import creation, removal
 from .wire import Wire
 
 TYPE_CHECKING = False
@@ -123,9 +123,9 @@ class LightStore:
         return RunSpec.from_json(text)
 
     def remove_run(self, run_id: str) -> bool:
-        """Forgets everything about the run but its segment files; False when there was nothing."""
-        names = [*keys.all_of_run(run_id), keys.RUNS]
-        return bool(self._run("remove_run", names, [run_id], f"removing run {run_id}"))
+        """Forgets everything about the run; False when there was nothing. Its files go when workers look next."""
+        names, arguments = removal(run_id)
+        return bool(self._run("remove_run", names, arguments, f"removing run {run_id}"))
 
     # Workers and meshes
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..model import RunSpec
-from . import keys
+from . import keys, limits
 from .connection import Argument, Connection
 from .records import FIELD_CHARS_IN_LIST, decode_pairs, decode_runs, encode_fields, milliseconds, text_of, token
-from .submission import creation
+from .submission import creation, removal
 
 if TYPE_CHECKING:
     from .records import FieldValue
+
+
+class KeptRun(NamedTuple):
+    """What is kept of a run."""
+
+    run_id: str
+    finished_s: float  # Unix time of its end; 0: it goes on
+    keep_s: int  # after the end; 0: until it is removed
+    output_bytes: int
+    has_blobs: bool
 
 
 class Runs:
@@ -52,18 +64,38 @@ class Runs:
         return decode_runs(reply)
 
     async def remove_run(self, run_id: str) -> bool:
-        """Forgets everything about the run but its segment files; False when there was nothing."""
-        names = [*keys.all_of_run(run_id), keys.RUNS]
-        return bool(await self._connection.run("remove_run", names, [run_id], f"removing run {run_id}"))
+        """Forgets everything about the run; False when there was nothing. Its files go when workers look next."""
+        names, arguments = removal(run_id)
+        return bool(await self._connection.run("remove_run", names, arguments, f"removing run {run_id}"))
 
-    async def prune_runs(self, keep: int, at_most: int = 100) -> list[str]:
-        """Removes finished runs (those with the field ``finished``) beyond the newest ``keep``, oldest first.
+    async def removed_among(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of the runs that were removed, by anybody, as far as that is remembered (20,000 runs)."""
+        if not run_ids:
+            return []
+        scores = await self._connection.command("ZMSCORE", keys.REMOVED_RUNS, *run_ids, what="looking for removed runs")
+        return [run_id for run_id, score in zip(run_ids, scores, strict=True) if score is not None]
 
-        Returns the ids of those removed, whose segment files are the caller's to delete.
-        """
-        names = [keys.RUNS, *keys.all_of_run("")]
-        reply = await self._connection.run("prune_runs", names, [keep, at_most], "removing old runs")
-        return [text_of(run_id) for run_id in reply]
+    async def kept_runs(self) -> list[KeptRun]:
+        """What is kept of every run there is, oldest first; one request for each 500."""
+        found: list[KeptRun] = []
+        while True:
+            reply = await self._connection.run(
+                "ended_runs",
+                [keys.RUNS, keys.run(""), keys.run_output("")],
+                [len(found), limits.RUNS_IN_PAGE],
+                "looking at what is kept of runs",
+            )
+            found += [
+                KeptRun(text_of(run_id), float(ended or 0), int(keep or limits.KEEP_S), int(size), bool(blobs))
+                for run_id, ended, keep, size, blobs in reply
+            ]
+            if len(reply) < limits.RUNS_IN_PAGE:
+                return found
+
+    async def run_blobs(self, run_id: str) -> list[str]:
+        """The SHA-256 of every content that the run needs."""
+        text = await self._connection.command("HGET", keys.run(run_id), "blobs", what=f"blobs of run {run_id}")
+        return [] if text is None else list(json.loads(text))
 
     async def take_coordination(self, run_id: str, worker: str, incarnation: str, ttl_s: float) -> int | None:
         """The new term (1, 2, ...) of the run's coordinator; None when another's lease lives or the run is gone.

@@ -1,4 +1,5 @@
-"""How a run is stored, with or without the message that starts its coordinator: keys and arguments of create_run.lua.
+"""How a run is stored, with or without the message that starts its coordinator: keys and arguments of create_run.lua,
+and of remove_run.lua.
 
 Pure; shared by both clients.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from . import keys, limits
 from .celery_message import coordinate_message
-from .records import encode_event, limited
+from .records import encode_event, encode_json, limited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ def creation(spec: RunSpec, queue: str = "") -> tuple[list[str], list[str | int]
         "slice": str(spec.slice.get("name", "default")),
         "client_lease_s": str(spec.client_lease_s),
         "submitted_at": repr(spec.submitted_at),
+        "name": spec.name,
+        "kind": spec.kind,
+        "keep_s": str(spec.keep_s),
     }
+    if blobs := blobs_of(spec):
+        fields["blobs"] = limited(encode_json(blobs), limits.MAX_FIELD_BYTES, f"run {run_id} with {len(blobs)} blobs")
     event = encode_event({"type": "run_submitted"})
     arguments: list[str | int] = [run_id, text, event, limits.MAX_STREAM_EVENTS, len(fields)]
     for name, value in fields.items():
@@ -37,6 +43,17 @@ def creation(spec: RunSpec, queue: str = "") -> tuple[list[str], list[str | int]
         names.append(queue)
         arguments.append(coordinate_message(run_id, queue))
     return names, arguments
+
+
+def removal(run_id: str) -> tuple[list[str], list[str | int]]:
+    """(keys, arguments) of remove_run.lua."""
+    return [*keys.all_of_run(run_id), keys.RUNS, keys.REMOVED_RUNS], [run_id, limits.MAX_REMOVED_RUNS]
+
+
+def blobs_of(spec: RunSpec) -> list[str]:
+    """The SHA-256 of every content that the run needs: of its files and its processes' standard input."""
+    digests = [*(file.get("sha256", "") for file in spec.files), *(p.get("stdin", "") for p in spec.processes)]
+    return [digest for digest in dict.fromkeys(digests) if digest]
 
 
 def _printable(text: str) -> str:

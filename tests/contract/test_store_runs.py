@@ -10,6 +10,7 @@ import pytest
 from plush_worker.model import OpRecord, RunSpec
 from plush_worker.store import Store, limits
 from plush_worker.store.errors import Fenced, NoSuchMesh, NoSuchRun, TooLarge
+from plush_worker.store.runs import KeptRun
 
 from .conftest import Server, until
 
@@ -110,20 +111,53 @@ def test_runs_are_listed_newest_first_without_their_large_fields(server: Server)
     server.run(scenario)
 
 
-def test_old_finished_runs_are_pruned_and_unfinished_ones_stay(server: Server) -> None:
+def test_what_is_kept_of_every_run_is_told_oldest_first(server: Server) -> None:
+    blob = "ab" * 32
+
     async def scenario(store: Store) -> None:
-        for n in range(6):
-            await store.create_run(spec(f"r{n}"))
-            if n != 1:
-                await store.set_run_fields(f"r{n}", finished="1")
-            await asyncio.sleep(0.002)
-        assert await store.prune_runs(keep=2, at_most=2) == ["r0", "r2"]
-        assert await store.prune_runs(keep=2) == ["r3"]
-        assert [run["run_id"] for run in await store.list_runs()] == ["r5", "r4", "r1"]
-        assert await store.prune_runs(keep=100) == []
+        file = {"dest": "f", "kind": "file", "mode": 0o644, "size": 1, "sha256": blob, "target": "", "hosts": None}
+        await store.create_run(spec("r0", keep_s=60, files=(file, file)))
+        await store.set_run_fields("r0", finished="12.500")
+        await store.commit_output("r0", "one", 700, "i")
+        await store.commit_output("r0", "two", 50, "i")
+        await asyncio.sleep(0.002)
+        await store.create_run(spec("r1"))
+        assert await store.kept_runs() == [
+            KeptRun("r0", 12.5, 60, 750, has_blobs=True),
+            KeptRun("r1", 0, limits.KEEP_S, 0, has_blobs=False),
+        ]
+        assert await store.run_blobs("r0") == [blob]
+        assert await store.run_blobs("r1") == []
 
     server.run(scenario)
-    assert server.call("KEYS", "plush:run*:r0") == []
+
+
+def test_more_runs_than_a_page_are_all_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RUNS_IN_PAGE", 2)
+
+    async def scenario(store: Store) -> None:
+        for n in range(4):
+            await store.create_run(spec(f"r{n}"))
+        assert sorted(run.run_id for run in await store.kept_runs()) == ["r0", "r1", "r2", "r3"]
+
+    server.run(scenario)
+
+
+def test_removed_runs_are_remembered_and_unknown_ones_are_not_among_them(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_REMOVED_RUNS", 2)
+
+    async def scenario(store: Store) -> None:
+        for n in range(3):
+            await store.create_run(spec(f"r{n}"))
+            assert await store.remove_run(f"r{n}")
+            await asyncio.sleep(0.002)
+        assert not await store.remove_run("never")
+        assert await store.removed_among(["never", "r0", "r1", "r2"]) == ["r1", "r2"], "not the two last"
+        assert await store.removed_among([]) == []
+
+    server.run(scenario)
 
 
 def test_one_coordinator_at_a_time_with_growing_terms(server: Server) -> None:

@@ -95,6 +95,7 @@ def test_a_kill_signals_what_runs_and_ends_what_never_got_the_op() -> None:
         GiveUp(0b1100, HostState.KILLED, "before it was started"),
         KillDone(1),
     ]
+    state.fold(ended("2-3", None, "killed") | {"op": 0, "detail": "before it was started"})
     state.fold({"type": "kill_done", "count": 1})
     assert state.decide() == [], "a killed run orders no more ops"
 

@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "peers of $PLUSH_HOST"
