@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plush_worker.blobs import BlobStore
 from plush_worker.errors import PlushError, StoreUnavailable
 from plush_worker.mesh import host_keys
 from plush_worker.mesh.effects import (
@@ -26,6 +27,7 @@ from plush_worker.mesh.effects import (
     DrawOrder,
     Effect,
     Emit,
+    FeedStdin,
     Log,
     OpenLink,
     Reassign,
@@ -36,6 +38,7 @@ from plush_worker.mesh.effects import (
 from plush_worker.mesh.outputs import RunSegments
 from plush_worker.mesh.root_link import RootLink
 from plush_worker.mesh.state import MeshState
+from plush_worker.mesh.stdin_sender import StdinSender
 from plush_worker.model import HostEntry, OpRecord, SliceSettings, SubtreeRecord
 from plush_worker.node import frames, hostset, messages
 from plush_worker.store.errors import SegmentError
@@ -81,6 +84,7 @@ class MeshDriver:
         self._stored: asyncio.Queue[Effect] = asyncio.Queue()
         self._put_back: list[Effect] = []
         self._output_due = asyncio.Event()
+        self._stdin = StdinSender(self.state, self._links, BlobStore(context.runs_folder.parent))
         self._credits: dict[RootLink, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closes: list[Effect] = []  # of reported ops, for all hosts that ended in the last moment
@@ -89,6 +93,7 @@ class MeshDriver:
         self._logins = asyncio.Semaphore(max(1, settings.worker_logins_at_once))
         self._spawn(self._perform_stored())
         self._spawn(self._write_output())
+        self._spawn(self._stdin.run())
         self._spawn(self._keep_time())
 
     # ---- orders of the coordinator
@@ -108,12 +113,22 @@ class MeshDriver:
         """Orders every op of ``records`` that isn't known yet, in the order of their numbers."""
         self._used()
         for record in sorted(records, key=lambda r: r.op):
-            self.perform(self.state.op_ordered(record))
+            self._order(record)
+
+    def _order(self, record: OpRecord) -> None:
+        if record.op in self.state.traffic.ops:
+            return
+        try:
+            size_bytes, refused = self._stdin.sources.open(record), ""
+        except PlushError as error:
+            size_bytes, refused = None, str(error)
+        self.perform(self.state.op_ordered(record, size_bytes, refused))
 
     def forget_run(self, run_id: str) -> None:
         """The run is over."""
         self._used()
         self.perform(self.state.run_over(run_id))
+        self._stdin.sources.keep(self.state.traffic.ops)
         self._segments.close(run_id)
 
     def close_subtrees(self, roots: Sequence[int], kill: bool) -> None:
@@ -160,6 +175,10 @@ class MeshDriver:
         if size_bytes or kind == frames.STATE:
             self._output_due.set()
 
+    def link_has_room(self, link: RootLink) -> None:
+        """Bulk may be sent again; see LinkOwner."""
+        self._stdin.due.set()
+
     def link_ended(self, link: RootLink, code: str, detail: str, reached: bool) -> None:
         """A link failed or ended; see LinkOwner."""
         self._credits.pop(link, None)
@@ -186,6 +205,8 @@ class MeshDriver:
                     if link is not None:
                         self._credits.pop(link, None)
                         self._spawn(link.finish(QUIT_WAIT_S))
+                case FeedStdin():
+                    self._stdin.due.set()
                 case Log(text):
                     logger.warning("mesh %s: %s", self.mesh, text)
                 case _:
@@ -254,9 +275,16 @@ class MeshDriver:
         epoch = self.state.table.epochs.get(root)
         if epoch is None:
             return
-        if not await self._context.store.update_subtree(self.mesh, root, epoch, up=hostset.to_text(up)):
-            logger.warning("mesh %s: the subtree under %s has another owner now: let go", self.mesh, root)
-            self.perform(self.state.close_subtrees([root], kill=False))
+        store, text = self._context.store, hostset.to_text(up)
+        if await store.update_subtree(self.mesh, root, epoch, up=text):
+            return
+        record = (await store.subtrees(self.mesh))[0].get(root)
+        ours = record if record is not None and record.incarnation == self._context.incarnation else None
+        # If it is still ours it grew, under a new epoch, and the task that tells us is on its way.
+        if ours is not None and await store.update_subtree(self.mesh, root, ours.epoch, up=text):
+            return
+        logger.warning("mesh %s: the subtree under %s has another owner now: let go", self.mesh, root)
+        self.perform(self.state.close_subtrees([root], kill=False))
 
     async def _reassign(self, members: dict[int, int]) -> None:
         """The hosts of a root that was given up become subtrees of their own, under a new epoch."""
@@ -299,7 +327,7 @@ class MeshDriver:
             if run.get("mesh") == self.mesh and not run.get("finished"):
                 for record in await store.ops(run["run_id"]):
                     if record.op == op:
-                        self.perform(self.state.op_ordered(record))
+                        self._order(record)
                         return
         self.perform(self.state.op_forgotten(op))
 

@@ -86,4 +86,9 @@ class Log:
     text: str
 
 
-Effect = OpenLink | CloseLink | Send | DrawOrder | Reassign | StoreOutput | Emit | AskOp | SaveUp | Log
+@dataclass(frozen=True, slots=True)
+class FeedStdin:
+    """A host may be sent a piece of standard input: look which."""
+
+
+Effect = OpenLink | CloseLink | Send | DrawOrder | Reassign | StoreOutput | Emit | AskOp | SaveUp | Log | FeedStdin

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from plush_worker.mesh import orders
-from plush_worker.mesh.effects import AskOp, Effect, Emit, StoreOutput
+from plush_worker.mesh.effects import AskOp, Effect, Emit, FeedStdin, StoreOutput
 from plush_worker.mesh.host_table import ANY_OP, HostTable
 from plush_worker.mesh.progress import OpProgress, SyncPoint
+from plush_worker.mesh.stdin_feed import StdinFeed
 from plush_worker.model import OpRecord
 from plush_worker.node import frames, hostset, messages
 from plush_worker.node.hostset import to_text
@@ -24,14 +25,18 @@ class OpTraffic:
         self.ops: dict[int, OpProgress] = {}
         self._unclaimed: dict[int, int] = {}  # op held by hosts, not known here -> those hosts
 
-    def op_ordered(self, record: OpRecord) -> list[Effect]:
-        """An op of the coordinator's; sent to those of its hosts that can take it. Idempotent."""
+    def op_ordered(self, record: OpRecord, stdin_bytes: int | None = None, refused: str = "") -> list[Effect]:
+        """See MeshState.op_ordered."""
         if record.kind == "signal":
             return self._signal_ordered(record)
         if record.op in self.ops:
             return []
         targets = hostset.from_text(record.hosts) & self._table.mine()
-        progress = self.ops[record.op] = OpProgress(record, targets)
+        progress = self.ops[record.op] = OpProgress(record, targets, refused)
+        if refused:
+            return self._refuse(progress, targets)
+        if stdin_bytes is not None:
+            progress.stdin = StdinFeed(stdin_bytes)
         effects = self._send_op(progress, self._table.in_reach(targets, record.op))
         if held := self._unclaimed.pop(record.op, 0):
             effects += self._resume(progress, held)
@@ -45,8 +50,19 @@ class OpTraffic:
             new = hostset.from_text(progress.record.hosts) & mine & ~progress.targets
             if new:
                 progress.targets |= new
-                effects += self._send_op(progress, self._table.in_reach(new, op))
+                if progress.refused:
+                    effects += self._refuse(progress, new)
+                else:
+                    effects += self._send_op(progress, self._table.in_reach(new, op))
         return effects
+
+    @staticmethod
+    def _refuse(progress: OpProgress, hosts: int) -> list[Effect]:
+        progress.ended |= hosts
+        progress.reported |= hosts
+        ended = {"type": "op_ended", "op": progress.record.op, "hosts": to_text(hosts), "state": "failed"}
+        event = ended | {"code": None, "signal": None, "detail": progress.refused}
+        return [Emit(progress.record.run_id, event)] if hosts else []
 
     def op_forgotten(self, op: int) -> list[Effect]:
         """Nobody knows the op that hosts hold: they may forget it."""
@@ -163,6 +179,22 @@ class OpTraffic:
         progress.bytes_since_ack += len(body)
         return StoreOutput(progress.record.run_id, frames.encode(frames.OUTPUT, hostset.encode(hosts), body))
 
+    def take_need(self, hosts: int, values: dict[str, Any], now_s: float) -> list[Effect]:
+        """A NEED message: processes have read so much of their standard input, or miss what follows."""
+        progress = self.ops.get(values["op"])
+        if progress is None or progress.stdin is None:
+            return []
+        wanted = hosts & progress.targets & ~progress.ended
+        if wanted:
+            progress.stdin.need(wanted, values["offset"], values["again"], now_s)
+        return [FeedStdin()]
+
+    def unlinked(self, hosts: int) -> None:
+        """The links to these hosts are gone: nothing can be sent until they say again what they need."""
+        for progress in self.ops.values():
+            if progress.stdin is not None:
+                progress.stdin.drop(hosts)
+
     def take_held(self, hosts: int, op: int) -> list[Effect]:
         """A HELD message: node programs took the op over and ask where to go on."""
         progress = self.ops.get(op)
@@ -220,6 +252,8 @@ class OpTraffic:
             assert not progress.reported & ~progress.ended, f"op {op} was reported before it ended"
             progress.stdout.check_invariants()
             progress.stderr.check_invariants()
+            if progress.stdin is not None:
+                progress.stdin.check_invariants()
 
 
 def _output_bytes(body: bytes, flags: int) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from plush_worker.model import HostEntry, OpRecord, SliceSettings
 from plush_worker.node import frames, hostset, limits, messages
 
 LINK_FRAME_BYTES = limits.MAX_FRAME_BYTES // 2
+BUILT_IN = ("deploy", "fetch")  # kinds of ops whose process is code of the node program
+TOO_OLD = "echo 'the node program here is too old for files: close its mesh with plush mesh down' >&2; exit 70"
 
 
 def hello_frame(mesh: str, settings: SliceSettings, number: int, entry: HostEntry, order: int, epoch: int) -> bytes:
@@ -60,14 +63,26 @@ def inner_ssh_options(settings: SliceSettings) -> list[str]:
 
 
 def op_body(record: OpRecord) -> bytes:
-    """The body of OP for an exec op."""
+    """The body of OP for an op that is no signal."""
+    more: dict[str, Any] = {}
+    command = record.command
+    if record.kind in BUILT_IN:
+        more["built_in"], command = record.kind, TOO_OLD
+    if record.stdin or record.kind == "deploy":
+        more["stdin"] = True
+    if record.kind == "fetch":
+        more["lossless"] = True  # a gap would spoil the file
+    for name in ("cwd", "paths", "ranks"):
+        if value := getattr(record, name):
+            more[name] = value
     return messages.encode(
         frames.OP,
         op=record.op,
-        command=record.command.encode("utf-8", "surrogateescape"),
+        command=command.encode("utf-8", "surrogateescape"),
         env=record.env,
         ttl_s=record.ttl_s,
         timeout_s=record.timeout_s,
+        **more,
     )
 
 

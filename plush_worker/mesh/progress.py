@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plush_worker.mesh.ledger import StreamLedger
+from plush_worker.mesh.stdin_feed import StdinFeed
 from plush_worker.model import OpRecord
 from plush_worker.node import hostset, messages
 
@@ -32,10 +33,12 @@ class SyncPoint:
 
 @dataclass(slots=True)
 class OpProgress:
-    """One exec op, as far as this worker's hosts go. All sets are host sets."""
+    """One op that is no signal, as far as this worker's hosts go. All sets are host sets."""
 
     record: OpRecord
     targets: int
+    refused: str = ""  # why it is not sent at all
+    stdin: StdinFeed | None = None
     sent: int = 0  # an OP frame may have reached them
     started: int = 0
     started_reported: int = 0
@@ -59,6 +62,8 @@ class OpProgress:
             outcome = Outcome(values["state"], values["code"], values["signal"], values["detail"])
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) | new
             self.ended |= new
+            if self.stdin is not None:
+                self.stdin.drop(new)
         return new
 
     def stream(self, number: int) -> StreamLedger:

@@ -17,6 +17,7 @@ from plush_worker.mesh.payload import build_payload
 from plush_worker.model import HostEntry, SliceSettings
 from plush_worker.node import bootstrap, frames, limits, messages
 
+BULK_FRAME_BYTES = limits.OUTPUT_CUT_BYTES + 1024  # about the most that one counts
 BOOTSTRAP_EXTRA_S = 20  # from the session's start to the marker: a slow host unpacks and starts Python
 
 
@@ -25,6 +26,9 @@ class LinkOwner(Protocol):
 
     def link_frame(self, link: RootLink, kind: int, hosts: bytes, body: bytes, size_bytes: int) -> None:
         """An upward frame has come; ``size_bytes`` is what it counts against the window when it is bulk."""
+
+    def link_has_room(self, link: RootLink) -> None:
+        """More bulk may be sent now (``takes_bulk``)."""
 
     def link_ended(self, link: RootLink, code: str, detail: str, reached: bool) -> None:
         """The link failed or ended; called once."""
@@ -53,6 +57,7 @@ class RootLink:
         self._ended = False
         self._taken_bytes = 0
         self._credited_bytes = 0
+        self._bulk_sent_bytes = self._bulk_taken_bytes = 0  # downward: running totals, the second by the host's CREDIT
         self.last_heard_s = time.monotonic()
         self._last_sent_s = self.last_heard_s
         self._pings = 0
@@ -91,6 +96,17 @@ class RootLink:
             return
         self._last_sent_s = time.monotonic()
         self._link.write(frame)
+
+    def takes_bulk(self) -> bool:
+        """Whether send_bulk() may be called: the host is there and has taken in enough of what was sent before."""
+        ahead_bytes = self._bulk_sent_bytes - self._bulk_taken_bytes
+        is_open = self.reached and not self._ended and not self._paused
+        return is_open and ahead_bytes + BULK_FRAME_BYTES <= limits.BULK_WINDOW_BYTES
+
+    def send_bulk(self, frame: bytes) -> None:
+        """Writes a bulk frame; not unless takes_bulk()."""
+        self._bulk_sent_bytes += len(frame)
+        self.send(frame)
 
     def credit(self, size_bytes: int) -> None:
         """Bulk bytes of this link were handed on; tells the host when a quarter of the window has gone by."""
@@ -166,6 +182,8 @@ class RootLink:
         if queue and self._link is not None and not self._ended:
             self._last_sent_s = time.monotonic()
             self._link.write(b"".join(queue))
+        if not self._paused and not self._ended:
+            self._owner.link_has_room(self)
 
     # ---- inside
 
@@ -181,6 +199,10 @@ class RootLink:
     def _frame(self, kind: int, hosts: bytes, body: bytes) -> None:
         if kind == frames.PING:
             self.send(frames.encode(frames.PONG, b"", body))
+        elif kind == frames.CREDIT:
+            taken = min(messages.decode_credit(body), self._bulk_sent_bytes)
+            self._bulk_taken_bytes = max(self._bulk_taken_bytes, taken)
+            self._owner.link_has_room(self)
         elif kind in frames.UPWARD:
             size_bytes = 16 + len(hosts) + len(body) if kind in frames.BULK else 0
             self._owner.link_frame(self, kind, hosts, body, size_bytes)

@@ -8,14 +8,15 @@ Entry points: ``open_subtrees``, ``frame_received``, ``link_lost``, ``op_ordered
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from plush_worker.mesh.effects import CloseLink, DrawOrder, Effect, Emit, Log, SaveUp
 from plush_worker.mesh.host_table import ANY_OP, HostTable, Phase
 from plush_worker.mesh.linking import Linking
 from plush_worker.mesh.op_traffic import OpTraffic
-from plush_worker.mesh.progress import SyncPoint
+from plush_worker.mesh.progress import OpProgress, SyncPoint
+from plush_worker.mesh.stdin_feed import Piece
 from plush_worker.model import HostEntry, OpRecord, SliceSettings, SubtreeRecord
 from plush_worker.node import frames, hostset, messages
 from plush_worker.node.hostset import members, to_text
@@ -62,11 +63,14 @@ class MeshState:
         """A number for linking ``hosts`` has come."""
         return self.linking.order_drawn(order, hosts)
 
-    def op_ordered(self, record: OpRecord) -> list[Effect]:
-        """An op of the coordinator's; sent to those of its hosts that can take it. Idempotent."""
+    def op_ordered(self, record: OpRecord, stdin_bytes: int | None = None, refused: str = "") -> list[Effect]:
+        """An op of the coordinator's; sent to those of its hosts that can take it. Idempotent.
+
+        ``stdin_bytes``: the size of its standard input, None without one. ``refused``: why it fails on every host.
+        """
         if record.op in self.traffic.ops:
             return []
-        effects = self.traffic.op_ordered(record)
+        effects = self.traffic.op_ordered(record, stdin_bytes, refused)
         if record.kind != "signal":
             targets = self.traffic.ops[record.op].targets
             self.interest[record.run_id] = self.interest.get(record.run_id, 0) | targets
@@ -125,7 +129,33 @@ class MeshState:
             return self._lost_below(root, hosts, values, now_s)
         if kind == frames.HELD:
             return self.traffic.take_held(hosts, values["op"])
+        if kind == frames.NEED:
+            return self.traffic.take_need(hosts, values, now_s)
         return [Log(f"{self.table.name(hostset.lowest(hosts))}: {values.get('text', frames.NAMES[kind])}")]
+
+    # ---- standard input
+
+    def next_stdin(self, root: int, now_s: float) -> Iterator[tuple[int, Piece]]:
+        """(op, piece): what may go to the subtree of ``root`` now, a piece of each op that has one; taken as sent."""
+        if root not in self.table.epochs:
+            return
+        below = self.table.below(root)
+        for op, progress in self.traffic.ops.items():
+            if progress.stdin is not None and progress.stdin.asked:
+                piece = progress.stdin.next_piece(below, self._may_still_ask(progress), now_s)
+                if piece is not None:
+                    yield op, piece
+
+    def _may_still_ask(self, progress: OpProgress) -> int:
+        return progress.sent & ~progress.ended & self.table.in_reach(progress.sent, progress.record.op)
+
+    def stdin_wakes_at_s(self) -> float | None:
+        """When next_stdin() may have something without anything else happening; asked for once."""
+        feeds = [progress.stdin for progress in self.traffic.ops.values() if progress.stdin is not None]
+        times = [feed.wake_at_s for feed in feeds if feed.wake_at_s is not None]
+        for feed in feeds:
+            feed.wake_at_s = None
+        return min(times, default=None)
 
     # ---- output on disk
 
@@ -202,6 +232,7 @@ class MeshState:
         self.traffic.unreached(
             hostset.of(n for n in members(fallen | 1 << child) if not self.table.hosts[n].ever_reached)
         )
+        self.traffic.unlinked(self.table.below(child))
         self.table.move(child, Phase.DOWN)
         final = self.linking.is_final(host, code)
         lost = {"type": "hosts_lost", "child": child, "reached": reached}

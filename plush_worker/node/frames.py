@@ -17,20 +17,20 @@ HEADER_BYTES = _HEADER.size  # of a frame, before hosts and body
 _FIXED_BYTES = HEADER_BYTES - _LENGTH.size
 
 # Downward
-HELLO, LINK, OP, SIGNAL, ACK, CLOSE, QUIT, BEAT, UNLINK = range(1, 10)
+HELLO, LINK, OP, SIGNAL, ACK, CLOSE, QUIT, BEAT, UNLINK, STDIN = range(1, 11)
 # Upward
-READY, LOST, OUTPUT, STATE, HELD, LOG = range(32, 38)
+READY, LOST, OUTPUT, STATE, HELD, LOG, NEED = range(32, 39)
 # Both ways, for the link itself: hosts and epoch are empty
 PING, PONG, CREDIT = range(64, 67)
 
-DOWNWARD = frozenset((HELLO, LINK, OP, SIGNAL, ACK, CLOSE, QUIT, BEAT, UNLINK))
-UPWARD = frozenset((READY, LOST, OUTPUT, STATE, HELD, LOG))
+DOWNWARD = frozenset(range(HELLO, STDIN + 1))
+UPWARD = frozenset(range(READY, NEED + 1))
 LINK_LOCAL = frozenset((PING, PONG, CREDIT))
-BULK = frozenset((OUTPUT,))  # counted against the window; everything else overtakes them
+BULK = frozenset((OUTPUT, STDIN))  # counted against the window; everything else overtakes them
 NAMES = {
     HELLO: "HELLO", LINK: "LINK", OP: "OP", SIGNAL: "SIGNAL", ACK: "ACK", CLOSE: "CLOSE", QUIT: "QUIT",
-    BEAT: "BEAT", UNLINK: "UNLINK", READY: "READY", LOST: "LOST", OUTPUT: "OUTPUT", STATE: "STATE",
-    HELD: "HELD", LOG: "LOG", PING: "PING", PONG: "PONG", CREDIT: "CREDIT",
+    BEAT: "BEAT", UNLINK: "UNLINK", STDIN: "STDIN", READY: "READY", LOST: "LOST", OUTPUT: "OUTPUT", STATE: "STATE",
+    HELD: "HELD", LOG: "LOG", NEED: "NEED", PING: "PING", PONG: "PONG", CREDIT: "CREDIT",
 }  # fmt: skip
 
 

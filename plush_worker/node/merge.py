@@ -13,7 +13,8 @@ VAIN_COUNT = 3
 GROUPS_REMEMBERED = 64  # of a lane: who was heard in them; what comes for an older group is passed on at once
 EXPECTED_COUNT = 4096  # ops and orders at a time; frames of more are passed on at once
 
-_ORDER, _STATE = "order", "state"  # lanes besides the streams 1 and 2; the first is of a link order, not of an op
+_ORDER, _STATE, _NEED = "order", "state", "need"  # lanes besides the streams; all but the first are of ops
+_OF_OP = (_STATE, _NEED, messages.STDOUT, messages.STDERR)
 
 
 class _Held:
@@ -58,7 +59,7 @@ class Merger:
     def forget_op(self, op):
         """The op is closed. Returns what was held of it."""
         self._expected.pop((False, op), None)
-        return [frame for name in (_STATE, messages.STDOUT, messages.STDERR) for frame in self._drop_lane((name, op))]
+        return [frame for name in _OF_OP for frame in self._drop_lane((name, op))]
 
     def lost(self, hosts):
         """Nothing more comes from ``hosts``. Returns all that is held, which goes before the news of the loss."""
@@ -162,4 +163,6 @@ def _place(kind, body):
         return _ORDER, fields["order"], 0, False
     if kind == frames.HELD:
         return _STATE, fields["op"], 0, False
+    if kind == frames.NEED:
+        return _NEED, fields["op"], fields["offset"], False
     return _STATE, fields["op"], fields["ordinal"], fields["state"] == "failed"

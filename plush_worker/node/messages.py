@@ -2,7 +2,7 @@
 
 Bodies are MessagePack restricted to nil, bool, 64-bit integers, str, bin, array and map (json costs 8 ms and
 3 MB at start-up, see docs/protocol.md). OUTPUT and CREDIT have fixed binary bodies. A field that isn't in the
-table is ignored, a missing or mistyped one is refused. Pure.
+table is ignored, a missing or mistyped one is refused. STDIN is in ``stdin.py``. Pure.
 """
 
 from _struct import Struct
@@ -40,6 +40,7 @@ FIELDS = {
     frames.LOST: {"order": _INT, "child": _INT, "code": _STR, "detail": _STR, "reached": _BOOL},
     frames.STATE: {"op": _INT, "ordinal": _INT, "state": _STR, "detail": _STR, "code": _CODE, "signal": _CODE},
     frames.HELD: {"op": _INT}, frames.LOG: {"text": _STR}, frames.PING: {"n": _INT}, frames.PONG: {"n": _INT},
+    frames.NEED: {"op": _INT, "offset": _INT, "again": _BOOL},
 }  # fmt: skip
 
 

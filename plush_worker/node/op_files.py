@@ -80,9 +80,19 @@ def look_up(folder, op):
         os.close(fd)
 
 
+def remove_part(folder, op):
+    """Remove the half-written file that a receiver of files (``files.py``) has left, if it has."""
+    path = path_of(folder, op) + ".part"
+    if os.path.islink(path):
+        from .files import remove_marked
+
+        remove_marked(path)
+
+
 def remove(folder, op):
     """Remove the files of ``op``; those that are gone already don't matter."""
     path = path_of(folder, op)
+    remove_part(folder, op)
     for name in (path + ".sock", path + ".spool", path):
         try:
             os.unlink(name)

@@ -7,20 +7,19 @@ Entry point: Ops. ``journal.py`` says what was started, ``supervisor.py`` does t
 import os
 import time
 from _signal import NSIG, SIGKILL, SIGTERM
-from _socket import AF_UNIX, SOCK_STREAM, socket
 from select import POLLIN, poll
 
 from . import frames, messages, op_files, process, spares, supervisor
 from .journal import Journal
-from .limits import DEFAULT_TTL_S, MAX_CONTROL_QUEUE_BYTES, MAX_OPS_HELD
+from .limits import DEFAULT_TTL_S, MAX_CONTROL_QUEUE_BYTES, MAX_OPS_HELD, STDIN_WINDOW_BYTES
 
 RECEIVE_BYTES = 1 << 17
 BEAT_S = 1.0  # the owner's beat is passed on at most this often
-CONNECT_TRIES, CONNECT_PAUSE_S = 100, 0.1  # a supervisor just forked may not listen yet
 QUIT_GRACE_MS = 2000
 END_WAIT_S = 1.0  # for a supervisor whose op is closed
 STRAYS_S = 60.0
 COUNT = supervisor.COUNT
+_MORE = {"built_in", "stdin", "cwd"}  # fields of OP that inlet.py understands
 
 
 class Tail:
@@ -46,13 +45,13 @@ class Held:
 
 
 class Ops:
-    """``node`` offers state_dir, order, loop, emit(kind, body), uplink_full(), log(text)."""
+    """``node`` offers state_dir, order, hello, loop, emit(kind, body), uplink_full(), log(text)."""
 
     def __init__(self, node):
         self._node, self._loop = node, node.loop
         self._folder = os.path.abspath(node.state_dir)
         self._journal = Journal(os.path.join(self._folder, "journal"))
-        self._held = {}  # op -> Held
+        self.held = {}  # op -> Held, while it has a supervisor
         self._over = {}  # op -> (body of its final STATE, Tail): no supervisor, not closed
         self._paused = set()  # Helds that aren't read, since the uplink is full
         self._login = self._environment = self._spare = None
@@ -88,7 +87,7 @@ class Ops:
         if self._beat_at is None or now - self._beat_at >= BEAT_S:
             self._beat_at = now
             frame = frames.encode(frames.BEAT, b"", messages.encode(frames.BEAT))
-            for held in self._held.values():
+            for held in self.held.values():
                 self._send(held, frame)
 
     @staticmethod
@@ -99,31 +98,31 @@ class Ops:
         op = values["op"]
         if op in self._over:
             return self._tell_over(op, None)
-        if op in self._held or op in self._journal.states:
+        if op in self.held or op in self._journal.states:
             return  # known: its supervisor tells
         if not 0 < op < 1 << 63:
             raise messages.MessageError("OP: no op number: %d" % op)
         signal = self._journal.tombstones.get(op)
         if signal is None and not self._journal.is_new(op):
-            return self._end_at_once(op, "unknown", Tail.NONE, "not in the journal, and older than this incarnation")
+            return self.end_at_once(op, "unknown", Tail.NONE, "not in the journal, and older than this incarnation")
         if type(values["env"]) is not dict or any(type(value) is not str for value in values["env"].values()):
             raise messages.MessageError("OP: env is no mapping of text to text")
-        if len(self._held) >= MAX_OPS_HELD:
-            return self._end_at_once(op, "failed", Tail.EMPTY, "%d ops are held here already" % MAX_OPS_HELD)
+        if len(self.held) >= MAX_OPS_HELD:
+            return self.end_at_once(op, "failed", Tail.EMPTY, "%d ops are held here already" % MAX_OPS_HELD)
         try:
             lock_fd = self._accept(op)
         except OSError as error:
-            return self._end_at_once(op, "failed", Tail.EMPTY, process.reason(error, self._folder))
+            return self.end_at_once(op, "failed", Tail.EMPTY, process.reason(error, self._folder))
         try:
             if signal is not None:
-                self._end_at_once(op, "killed", Tail.EMPTY, "signal", signal)
+                self.end_at_once(op, "killed", Tail.EMPTY, "signal", signal)
             elif self._quitting is not None:
-                self._end_at_once(op, "failed", Tail.EMPTY, "this node program is ending")
+                self.end_at_once(op, "failed", Tail.EMPTY, "this node program is ending")
             else:
                 self._start(values, body, lock_fd)
         except OSError as error:
             op_files.remove(self._folder, op)
-            self._end_at_once(op, "failed", Tail.EMPTY, process.reason(error, "the supervisor's process"))
+            self.end_at_once(op, "failed", Tail.EMPTY, process.reason(error, "the supervisor's process"))
         finally:
             os.close(lock_fd)
 
@@ -150,8 +149,8 @@ class Ops:
             if spare is not None:
                 spare.socket.close()
             held = self._fork(lambda connection: supervisor.become(order, connection, lock_fd, self._folder), order.op)
-        self._held[order.op] = held
-        self._attach(held, held.socket)
+        self.held[order.op] = held
+        self.attach(held, held.socket)
 
     def _fork(self, become, op=None):
         pid, connection = spares.fork(become)
@@ -162,17 +161,21 @@ class Ops:
 
     def _order(self, values):
         environment = dict(self._environment)
+        hello, ranks = self._node.hello, values.get("ranks")
+        environment[b"PLUSH_HOST"] = hello["name"].encode("utf-8", "replace")
+        if type(ranks) is dict and "%d" % hello["host"] in ranks:
+            environment[b"PLUSH_INDEX"] = b"%d" % ranks["%d" % hello["host"]]
         for name, value in values["env"].items():
             environment[name.encode("utf-8", "surrogateescape")] = value.encode("utf-8", "surrogateescape")
         return supervisor.Order(
             values["op"], values["command"], environment, self._login[0], self._login[1],
             values["ttl_s"] if values["ttl_s"] > 0 else DEFAULT_TTL_S, max(0, values["timeout_s"]),
-            values.get("lossless") is True,
+            values.get("lossless") is True, values if _MORE.intersection(values) else None,
         )  # fmt: skip
 
     def _keep_spare(self):
-        """An op is over: have a supervisor wait for the next."""
-        if self._spare is None and self._quitting is None:
+        """An op is over: have a supervisor wait for the next. Not before this incarnation has started one itself."""
+        if self._spare is None and self._quitting is None and self._login is not None:
             try:
                 self._spare = self._fork(lambda its: supervisor.stand_by(its, self._folder, self._order))
             except OSError:
@@ -192,11 +195,11 @@ class Ops:
             self._node.log(
                 "signal %d to op %d isn't journaled: %s" % (number, ref, process.reason(error, self._folder))
             )
-        if ref in self._held:
-            self._send(self._held[ref], frames.encode(frames.SIGNAL, b"", body))
+        if ref in self.held:
+            self._send(self.held[ref], frames.encode(frames.SIGNAL, b"", body))
 
     def _on_ack(self, values, body):
-        held = self._held.get(values["op"])
+        held = self.held.get(values["op"])
         if held is not None:
             if values["resume"]:
                 held.offsets = {messages.STDOUT: values["stdout"], messages.STDERR: values["stderr"]}
@@ -212,25 +215,27 @@ class Ops:
         except OSError as error:
             self._node.log("journal: %s" % process.reason(error, self._folder))
         for op in ops:
-            if op in self._held:
-                self._close(self._held[op])
+            if op in self.held:
+                self.close(self.held[op])
             elif self._over.pop(op, None) is not None:
                 op_files.remove(self._folder, op)
 
-    def _close(self, held):
+    def close(self, held):
+        """All of its op is stored: its supervisor may end."""
         held.closing = True
         body = messages.encode(frames.CLOSE, ops=[held.op])
         self._send(held, frames.encode(frames.CLOSE, b"", body))
 
     # --- ops without a supervisor
 
-    def _end_at_once(self, op, state, tail, detail, signal=None):
+    def end_at_once(self, op, state, tail, detail, signal=None):
+        """``op`` has ended so, without a supervisor."""
         body = messages.encode(
             frames.STATE, op=op, ordinal=supervisor.FINAL, state=state, code=None, signal=signal, detail=detail
         )
-        self._settle(op, body, tail)
+        self.settle(op, body, tail)
 
-    def _settle(self, op, body, tail):
+    def settle(self, op, body, tail):
         """``op`` has no supervisor and won't have one: say its end."""
         self._over[op] = body, tail
         if len(self._over) > MAX_OPS_HELD:
@@ -254,7 +259,8 @@ class Ops:
 
     # --- supervisors
 
-    def _attach(self, held, connection):
+    def attach(self, held, connection):
+        """This is the socket to its supervisor."""
         connection.setblocking(False)
         held.socket = connection
         self._flush(held)
@@ -318,8 +324,16 @@ class Ops:
             if messages.decode(kind, body)["ordinal"] == supervisor.FINAL:
                 held.final = body
             self._node.emit(kind, body)
+        elif kind == frames.NEED:
+            self._node.emit(kind, body)
         elif kind == frames.LOG:
             self._node.log(messages.decode(kind, body)["text"])
+
+    def pass_stdin(self, op, frame):
+        """A piece of standard input for the supervisor of ``op``, which asks for it again when it misses it."""
+        held = self.held.get(op)
+        if held is not None and len(held.out) <= STDIN_WINDOW_BYTES:
+            self._send(held, frame)
 
     def resume_reading(self):
         """The uplink has room again."""
@@ -336,7 +350,7 @@ class Ops:
         held.socket = None
         self._paused.discard(held)
         if held.exited:
-            self._on_gone(held)
+            self.on_gone(held)
 
     def _on_exit(self, held):
         held.exited = True
@@ -344,13 +358,13 @@ class Ops:
             held.socket.close()
             self._spare = None if self._spare is held else self._spare
         elif held.socket is None:
-            self._on_gone(held)
+            self.on_gone(held)
         elif held.paused:  # what it said last is read when the uplink has room
             return
 
-    def _on_gone(self, held):
+    def on_gone(self, held):
         """The supervisor has ended, and all that it said is passed on. What it left is swept unless it was closed."""
-        self._held.pop(held.op, None)
+        self.held.pop(held.op, None)
         if held.closing:
             op_files.remove(self._folder, held.op)
             self._keep_spare()
@@ -365,10 +379,12 @@ class Ops:
         self._sweep()
         found = op_files.look_up(self._folder, held.op)
         if found.session is not None:
-            process.kill_session(*found.session)
+            from .sessions import kill_session
+
+            kill_session(*found.session)
         self._node.log("op %d: its supervisor was lost%s" % (held.op, found.defect))
         if held.final is None:
-            self._end_at_once(held.op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
+            self.end_at_once(held.op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
         else:
             self._over[held.op] = held.final, Tail.LOST
         for stream, offset in held.offsets.items():
@@ -379,7 +395,7 @@ class Ops:
 
     def _foreign_children(self):
         """Children of this program that it didn't start: what supervisors have left. Its own stay in its session."""
-        own, session = {held.pid for held in self._held.values()}, os.getsid(0)
+        own, session = {held.pid for held in self.held.values()}, os.getsid(0)
         if self._spare is not None:
             own.add(self._spare.pid)
         for pid in process.children(os.getpid()):
@@ -406,68 +422,19 @@ class Ops:
 
     def recover(self):
         """Take over what earlier incarnations have left. To be called once, before any frame is handled."""
-        if self._journal.damaged_count:
-            self._node.log("journal: %d lines are damaged" % self._journal.damaged_count)
-        for op in self._journal.open_ops():
-            found = op_files.look_up(self._folder, op)
-            if found.defect:
-                self._node.log("op %d: its supervisor was lost%s" % (op, found.defect))
-            self._node.emit(frames.HELD, messages.encode(frames.HELD, op=op))
-            if found.is_supervised:
-                self._held[op] = Held(op)
-                self._connect(op, CONNECT_TRIES)
-            elif found.final is not None:
-                self._settle(op, found.final, Tail.LOST)
-            elif op in self._journal.tombstones:
-                self._end_at_once(op, "killed", Tail.EMPTY, "signal", self._journal.tombstones[op])
-            elif found.session is not None and process.kill_session(*found.session):
-                self._end_at_once(op, "killed", Tail.LOST, "supervisor lost", SIGKILL)
-            elif found.began:
-                self._end_at_once(op, "unknown", Tail.LOST, "its supervisor was lost with the node program")
-            else:
-                self._end_at_once(op, "failed", Tail.EMPTY, "not started")
-        self._remove_leftovers()
+        from .takeover import Takeover
 
-    def _remove_leftovers(self):
-        """Files of ops that aren't open: end the supervisors that still stand over closed ones."""
-        for op in op_files.listed(self._folder).difference(self._journal.open_ops()):
-            if op_files.look_up(self._folder, op).is_supervised:
-                held = self._held[op] = Held(op)
-                held.closing = True
-                self._connect(op, CONNECT_TRIES)
-            else:
-                op_files.remove(self._folder, op)
-
-    def _connect(self, op, tries):
-        held = self._held[op]
-        connection = socket(AF_UNIX, SOCK_STREAM)
-        folder_fd = os.open(self._folder, os.O_RDONLY)
-        try:  # by descriptor: a path of more than 104 bytes can't be connected to
-            connection.setblocking(False)
-            connection.connect("/proc/self/fd/%d/op-%d.sock" % (folder_fd, op))
-        except OSError as error:
-            connection.close()
-            if tries and op_files.look_up(self._folder, op).is_supervised:
-                self._loop.call_later(CONNECT_PAUSE_S, lambda: self._connect(op, tries - 1))
-            else:
-                self._node.log("op %d: its supervisor can't be reached: %s" % (op, error.strerror))
-                self._on_gone(held)
-            return
-        finally:
-            os.close(folder_fd)
-        self._attach(held, connection)
-        if held.closing:
-            self._close(held)
+        Takeover(self._node, self, self._journal, self._folder).run()
 
     def living(self):
         """Whether a supervisor lives, so that the state folder must stay. Waits a moment for closed ones to end."""
-        for held in list(self._held.values()):
+        for held in list(self.held.values()):
             if held.closing and held.socket is not None and _wait_for_end(held.socket):
                 self._on_eof(held)
             if held.socket is None and not held.exited:
                 _reap(held.pid, True, 0)  # it is about to exit
                 self._on_exit(held)
-        return bool(self._held)
+        return bool(self.held)
 
     def quit(self, kill, done):
         """End: with ``kill`` the living ops first, without it they live on. ``done()`` when nothing is to wait for."""
@@ -475,14 +442,14 @@ class Ops:
         if self._spare is not None:
             self._spare.socket.close()  # which ends it
         if kill:
-            for held in list(self._held.values()):
+            for held in list(self.held.values()):
                 body = messages.encode(frames.SIGNAL, op=0, ref=held.op, signal=int(SIGTERM), grace_ms=QUIT_GRACE_MS)
                 self._send(held, frames.encode(frames.SIGNAL, b"", body))
-                self._close(held)
+                self.close(held)
         self._check_quit()
 
     def _check_quit(self):
-        if self._quitting is not None and not any(held.closing for held in self._held.values()):
+        if self._quitting is not None and not any(held.closing for held in self.held.values()):
             done, self._quitting = self._quitting, _nothing
             done()
 

@@ -6,7 +6,7 @@ Linux. Functions of the calling process (a supervisor, or a node program that sw
 import os
 import pwd
 import time
-from _signal import NSIG, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGKILL, getsignal, pthread_sigmask, signal
+from _signal import NSIG, SIG_IGN, SIGKILL, getsignal
 from errno import ENOENT, ENOSPC, ESRCH
 
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
@@ -75,8 +75,8 @@ def reason(error, where):
     return "%s%s" % (subject and "%s: " % subject, getattr(error, "strerror", None) or error)
 
 
-def start(command, environment, shell, home, return_to):
-    """Start ``command`` by ``shell`` in ``home``; the caller ends in folder ``return_to``.
+def start(command, environment, shell, home, return_to, stdin=None):
+    """Start ``command`` by ``shell`` in ``home``, with this ``stdin`` or none; the caller ends in folder ``return_to``.
 
     Returns (pid, stdout, stderr): the pipes' ends to read. Raises OSError when it can't be started, ValueError on an
     environment or a command that can't be passed. Blocks until the exec is done.
@@ -90,7 +90,7 @@ def start(command, environment, shell, home, return_to):
             os.chdir("/")
             os.write(err_w, b"Could not chdir to home directory %s: %s\n" % (home, error.strerror.encode()))
         argv = [os.path.basename(shell), b"-c", command]
-        pid = _spawn(shell, argv, environment, ((out_w, 1), (err_w, 2)))
+        pid = _spawn(shell, argv, environment, ((out_w, 1), (err_w, 2)) + (((stdin, 0),) if stdin else ()))
     except BaseException:
         os.close(out_r)
         os.close(err_r)
@@ -110,37 +110,9 @@ def _spawn(path, argv, environment, moves):
             path, argv, environment, file_actions=actions, setsid=True, setsigmask=(), setsigdef=ignored
         )
     except (AttributeError, NotImplementedError):  # before 3.8; twice as slow
-        return _fork_and_exec(path, argv, environment, moves, ignored)
+        from .spawning import fork_and_exec
 
-
-def _fork_and_exec(path, argv, environment, moves, ignored):
-    failed_r, failed_w = os.pipe()
-    pid = os.fork()
-    if not pid:
-        failure = b"0"
-        try:
-            os.setsid()
-            for number in ignored:
-                signal(number, SIG_DFL)
-            pthread_sigmask(SIG_SETMASK, ())
-            for move in moves:
-                os.dup2(*move)
-            os.execve(path, argv, environment)
-        except OSError as error:
-            failure = b"%d" % error.errno
-        finally:
-            os.write(failed_w, failure)
-            os._exit(127)
-    os.close(failed_w)
-    failure = os.read(failed_r, 16)
-    os.close(failed_r)
-    if failure:
-        os.waitpid(pid, 0)
-        number = int(failure)
-        if not number:
-            raise ValueError("the command or its environment can't be passed on")
-        raise OSError(number, os.strerror(number), os.fsdecode(path))
-    return pid
+        return fork_and_exec(path, argv, environment, moves, ignored)
 
 
 def _read(path):
@@ -155,17 +127,6 @@ def _read(path):
         os.close(fd)
 
 
-def readable_bytes(fd):
-    """How much a pipe holds."""
-    from array import array
-    from fcntl import ioctl
-    from termios import FIONREAD
-
-    count = array("i", [0])
-    ioctl(fd, FIONREAD, count)
-    return count[0]
-
-
 def children(pid):
     """The pids whose parent is ``pid``, zombies included; none when it is gone."""
     found = []
@@ -174,25 +135,12 @@ def children(pid):
             found += [int(word) for word in _read("/proc/%d/task/%s/children" % (pid, task)).split()]
     except OSError as error:
         if error.errno == ENOENT and not os.path.exists("/proc/self/task/%d/children" % os.getpid()):
-            return [child for child, parent in _parents() if parent == pid]
+            from .sessions import parents
+
+            return [child for child, parent in parents() if parent == pid]
         if error.errno not in (ENOENT, ESRCH):
             raise
     return found
-
-
-def _parents():
-    """(pid, parent) of all processes: for kernels without /proc/PID/task/TID/children."""
-    for pid in _all_pids():
-        status = stat(pid)
-        if status:
-            yield pid, int(status[1])
-
-
-def _all_pids():
-    try:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return []
 
 
 def descendants(pid):
@@ -216,27 +164,6 @@ def start_time(pid):
     """When ``pid`` started, in clock ticks since the machine did; 0 when it is gone. Pid and this name a process."""
     status = stat(pid)
     return int(status[19]) if status else 0
-
-
-def kill_session(session, started):
-    """SIGKILL to all of a session whose leader ``started`` then, and to all that descends from them.
-
-    Returns whether the leader was still there. For processes that aren't our descendants: ours find no hiding place.
-    """
-    status, led = stat(session), False
-    if status and int(status[19]) != started:
-        return False  # another process has the number, so the session has been gone
-    for _ in range(1000):
-        found = []
-        for pid in _all_pids():
-            status = stat(pid)
-            if status and int(status[3]) == session and status[0] != b"Z":
-                led = led or pid == session
-                found += [pid] + descendants(pid)
-        if not found or kill_all(found) == len(found):
-            break
-        time.sleep(0.001)
-    return led
 
 
 def signal_groups(number, session=None):

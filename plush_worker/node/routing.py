@@ -168,7 +168,7 @@ class Tree:
 
     def pass_up(self, kind, body, hosts):
         """Merge a frame about this host or hosts below and send what is due."""
-        if kind in (frames.READY, frames.STATE, frames.HELD, frames.OUTPUT):
+        if kind in (frames.READY, frames.STATE, frames.HELD, frames.NEED, frames.OUTPUT):
             self._send_up_all(self.merger.add(kind, body, hosts, self.session.loop.now()))
         else:
             self.session.send_up(kind, body, hosts)

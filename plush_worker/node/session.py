@@ -16,7 +16,7 @@ class Session:
     def __init__(self, hello, loop, uplink, state_dir, wire):
         self.hello, self.loop, self.uplink, self.state_dir, self.wire = hello, loop, uplink, state_dir, wire
         self.host, self.order, self.own, self.epoch = hello["host"], hello["order"], 1 << hello["host"], 0
-        self.ops = self.tree = self.pulse = self.logbook = self.ending = None
+        self.ops = self.tree = self.stdin = self.pulse = self.logbook = self.ending = None
         self._pressed = False
 
     def start(self, python_version, journaled):
@@ -41,6 +41,8 @@ class Session:
             return self.uplink.on_local(kind, body)
         if kind not in frames.DOWNWARD or kind == frames.HELLO:
             raise frames.FrameError("%s came from the parent" % frames.NAMES[kind])
+        if kind == frames.STDIN:
+            return self.need("stdin").take(epoch, hosts_bytes, body)
         hosts = hostwire.decode(hosts_bytes)
         if epoch < self.epoch:
             return self.log("dropped: %s of epoch %d, now is %d" % (frames.NAMES[kind], epoch, self.epoch))

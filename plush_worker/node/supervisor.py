@@ -36,13 +36,14 @@ COUNT = Struct("!Q")
 class Order:
     """What a supervisor is to do."""
 
-    __slots__ = ("command", "environment", "home", "lossless", "op", "shell", "timeout_s", "ttl_s")
+    __slots__ = ("command", "environment", "home", "lossless", "more", "op", "shell", "timeout_s", "ttl_s")
 
-    def __init__(self, op, command, environment, shell, home, ttl_s, timeout_s, lossless):
+    def __init__(self, op, command, environment, shell, home, ttl_s, timeout_s, lossless, more=None):
         self.op, self.command, self.environment = op, command, environment
         self.shell, self.home = shell, home  # bytes
         self.ttl_s, self.timeout_s = ttl_s, timeout_s
         self.lossless = lossless  # while orphaned a full spool blocks, be it for long
+        self.more = more  # the values of an OP that inlet.py is to start
 
 
 def become(order, connection, lock_fd, folder):
@@ -118,6 +119,7 @@ class Supervisor:
         storage = Storage(SpoolFile("op-%d.spool" % order.op))
         self._pipes = [Pipe(Stream(number, storage)) for number in (messages.STDOUT, messages.STDERR)]
         self._main = None  # pid, until it is reaped
+        self._inlet = None
         self._stops = Stops(lambda text: self._log("op %d: %s" % (order.op, text)))
         self._final = False
         self._drain_until = None  # monotonic, after a kill: whoever holds a pipe then isn't waited for
@@ -174,6 +176,7 @@ class Supervisor:
         times = [now + TTL_CHECK_S, self._beat_at + self.order.ttl_s - process.boottime() + now]
         times += [pipe.cut_at for pipe in self._pipes]
         times += [self._event_at, self._stops.kill_at, self._timeout_at, self._drain_until]
+        times.append(self._inlet and self._inlet.ask_at)
         if self._may_become_lossy():
             times.append(self._orphaned_at + ORPHAN_BLOCKS_S)
         first = min(at for at in times if at is not None)
@@ -193,6 +196,8 @@ class Supervisor:
         if self._drain_until is not None and now >= self._drain_until:
             self._drain_until = None
             self._give_up_pipes()
+        if self._inlet and self._inlet.ask_at is not None:
+            self._inlet.on_time(now)
         if self._may_become_lossy() and now >= self._orphaned_at + ORPHAN_BLOCKS_S:
             for pipe in self._pipes:
                 pipe.stream.lossy = True
@@ -225,8 +230,13 @@ class Supervisor:
             op_files.record_begin(self._lock_fd)
             self._listen()
             order = self.order
-            self._main, *fds = process.start(
-                order.command, order.environment, order.shell, order.home, self.folder)  # fmt: skip
+            if order.more:
+                from . import inlet
+
+                self._inlet, self._main, *fds = inlet.start(order, self.folder, self._watch, self._unwatch, self._say)
+            else:
+                self._main, *fds = process.start(
+                    order.command, order.environment, order.shell, order.home, self.folder)  # fmt: skip
         except (OSError, ValueError) as error:
             return self._fail(process.reason(error, ""))
         self._stops.session = self._main
@@ -279,6 +289,10 @@ class Supervisor:
                 self._main_ended(status)
 
     def _main_ended(self, status):
+        if self._inlet:
+            self._inlet.close()
+        if self.order.more:
+            op_files.remove_part(self.folder, self.order.op)
         for pipe in self._pipes:
             self._read(pipe)
         self._state(FINAL, *self._stops.verdict(status))
@@ -305,9 +319,11 @@ class Supervisor:
 
     def _give_up_pipes(self):
         """All descendants are killed: whoever still holds a pipe isn't one. What it holds now is still read."""
+        from .sessions import readable_bytes
+
         for pipe in self._pipes:
             if pipe.fd is not None:
-                pipe.last_bytes = process.readable_bytes(pipe.fd)
+                pipe.last_bytes = readable_bytes(pipe.fd)
                 if pipe.last_bytes:
                     self._read(pipe)
                 else:
@@ -433,6 +449,8 @@ class Supervisor:
             values = messages.decode(kind, body)
             grace_ms = values["grace_ms"]
             self._stops.order(values["signal"], None if grace_ms < 0 else grace_ms / 1000, "signal")
+        elif kind == frames.STDIN and self._inlet:
+            self._inlet.take(body)
         elif kind == frames.CLOSE:
             self._closing = True
 
@@ -445,6 +463,8 @@ class Supervisor:
         if values["resume"]:
             self._unsent_events = list(self._events)
             self._resumed, self._orphaned_at = True, None
+            if self._inlet:
+                self._inlet.need(True)
         for pipe in self._pipes:
             if values["resume"]:
                 pipe.stream.lossy = False
@@ -452,8 +472,11 @@ class Supervisor:
             self._watch_pipe(pipe)
 
     def _log(self, text):
+        self._say(frames.LOG, messages.encode(frames.LOG, text=text[:MAX_DETAIL_CHARS]))
+
+    def _say(self, kind, body):
         if self._connection is not None:
-            self._out.append(frames.encode(frames.LOG, b"", messages.encode(frames.LOG, text=text[:MAX_DETAIL_CHARS])))
+            self._out.append(frames.encode(kind, b"", body))
 
     def _send(self):
         """Give the socket what it takes: states first, then pieces of both streams in turn."""

@@ -14,7 +14,7 @@ import pytest
 
 from plush_worker.node import spares
 
-from .ops_machine import OUT, Machine, Node, children, machine_with, processes_with, wait_for
+from .ops_machine import OUT, Machine, Node, children, held, machine_with, processes_with, wait_for
 
 SPARE = "plush-spare"
 
@@ -85,3 +85,18 @@ def test_a_spare_holds_none_of_the_node_programs_descriptors(machine: Machine) -
     _, spare = warm(machine)
     targets = sorted(os.readlink(f"/proc/{spare}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{spare}/fd"))
     assert targets == ["/dev/null", "/dev/null", "/dev/null", "socket"]
+
+
+def test_an_incarnation_that_took_an_op_over_has_spares_that_work(machine: Machine) -> None:
+    node = machine.node()
+    store = node.op(1001, machine.sleeper(1))
+    node.wait(lambda _: bool(store.states))
+    node.kill()
+    node = machine.node()
+    node.wait(lambda node: held(node) == {1001})
+    node.acknowledge(1001, resume=True)
+    node.complete(1001)
+    node.close_ops(1001)
+    wait_for(lambda: not (node.folder / "op-1001").exists(), "the op is closed")
+    for op in (2001, 2002):
+        assert node.run(op, "echo $PLUSH_HOST").data[OUT] == b"host0\n"

@@ -222,6 +222,7 @@ class BareNode:
 
     def __init__(self, folder: Path) -> None:
         self.state_dir, self.order, self.host = str(folder), 1000, 0
+        self.hello = {"host": 0, "name": "host0"}
         self.loop = None
         self.states: list[dict[str, Any]] = []
 

@@ -46,6 +46,9 @@ class FakeOps:
     def handle(self, kind: int, epoch: int, body: bytes) -> None:
         self.calls.append((kind, epoch, body))
 
+    def pass_stdin(self, op: int, frame: bytes) -> None:
+        self.calls.append((op, frame))
+
     def resume_reading(self) -> None:
         self.calls.append("resume")
 

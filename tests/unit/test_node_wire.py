@@ -204,7 +204,7 @@ def test_every_kind_has_a_name_a_way_and_a_body() -> None:
     ways = [frames.DOWNWARD, frames.UPWARD, frames.LINK_LOCAL]
     assert frozenset().union(*ways) == set(frames.NAMES)
     assert sum(map(len, ways)) == len(frames.NAMES)
-    assert set(messages.FIELDS) | {frames.OUTPUT, frames.CREDIT} == set(frames.NAMES)
+    assert set(messages.FIELDS) | {frames.OUTPUT, frames.CREDIT, frames.STDIN} == set(frames.NAMES)
 
 
 @given(U64, st.sampled_from([1, 2]), st.integers(0, 255), U64, st.binary(max_size=50))
