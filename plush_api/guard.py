@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from plush_api.stack import Part, Stack, drain, signals_as_events
+from plush_api.signal_events import drain, signals_as_events
+from plush_api.stack import Part, Stack
 from plush_worker import xdg
 from plush_worker.errors import ConfigurationError, PlushError
 from plush_worker.store.address import Address

@@ -6,12 +6,12 @@ one (the worker process, Flower, a test) makes it from settings read once.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import setup_logging
 
+from plush_worker import logs
 from plush_worker.bootsteps import MeshStep
 from plush_worker.config import RUN_QUEUE, Settings
 from plush_worker.store.address import parse_url
@@ -20,6 +20,8 @@ from plush_worker.tasks import register_tasks
 if TYPE_CHECKING:
     from plush_worker.errors import PlushError
     from plush_worker.runtime import PartsFactory, WorkerRuntime
+
+configure_logging = logs.configure_logging  # whoever makes an application does this first
 
 
 class PlushApp(Celery):
@@ -65,7 +67,7 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "result_extended": True,  # Flower shows name and arguments
         "result_expires": settings.result_expires_s,
         "worker_send_task_events": True,
-        "task_send_sent_event": True,
+        "task_send_sent_event": False,  # senders are no clients of Celery's, and wake-ups aren't to be seen
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # links outlive an outage of the broker, however long
         "broker_transport_options": {
@@ -87,17 +89,3 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
 @setup_logging.connect(weak=False)
 def _keep_our_logging(**_: Any) -> None:
     """A receiver of this signal keeps Celery from configuring any logger; the worker process has done it."""
-
-
-def configure_logging(level: int, path: str | None = None) -> None:
-    """Log to standard error, or to a file of bounded size."""
-    handler: logging.Handler
-    if path:
-        from logging.handlers import RotatingFileHandler
-
-        handler = RotatingFileHandler(path, maxBytes=4 << 20, backupCount=1, encoding="utf-8", errors="replace")
-    else:
-        handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.captureWarnings(True)

@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from plush_worker import xdg
 from plush_worker.errors import ConfigurationError
+from plush_worker.logs import Format
 from plush_worker.service_file import with_password_file
 from plush_worker.store.address import parse_url
 
 RUN_QUEUE = "plush"
+TABLES = ("api",)  # of the settings file, read elsewhere: plush_api/api_settings.py
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -34,18 +42,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PLUSH_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)  # redis://, rediss://, unix:///path?db=0
-    redis_password_file: Path | None = None
-    state_dir: Path = Field(default_factory=xdg.state_dir)
+    redis_password_file: Path | None = None  # holds the password of redis_url
+    state_dir: Path = Field(default_factory=xdg.state_dir)  # output, files; the same for API and workers
+    machine_id: str = ""  # names machines or containers that see the same key files; empty: each its own
+    log_format: Format = ""  # text or json; empty: text on a terminal, else json
 
-    worker_name: Annotated[str, Field(pattern=_NAME)] = Field(default_factory=default_worker_name)
-    worker_capacity: Annotated[int, Field(ge=1, le=1_000_000)] = 1000  # hosts
+    worker_name: Annotated[str, Field(pattern=_NAME)] = Field(default_factory=default_worker_name)  # unique
+    worker_capacity: Annotated[int, Field(ge=1, le=1_000_000)] = 1000  # hosts that it takes at most
     concurrency: Annotated[int, Field(ge=1, le=64)] = 4  # pool threads; tasks are short
 
-    worker_lease_ttl_s: Annotated[float, Field(gt=0)] = 6.0
-    worker_renew_s: Annotated[float, Field(gt=0)] = 2.0
+    worker_lease_ttl_s: Annotated[float, Field(gt=0)] = 6.0  # a worker silent for so long has lost its hosts
+    worker_renew_s: Annotated[float, Field(gt=0)] = 2.0  # how often it speaks: at most half of that
     redis_timeout_s: Annotated[float, Field(gt=0)] = 10.0  # of one command on a socket
     stop_grace_s: Annotated[float, Field(ge=0)] = 5.0  # for the mesh thread to end its links
     result_expires_s: Annotated[int, Field(ge=60)] = 86_400  # Celery results; the run itself is kept by the store
+    output_limit_bytes: Annotated[int, Field(ge=0)] = 1 << 30  # of all ended runs; the oldest go first; 0: no limit
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -76,8 +87,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, xdg.config_dir() / "plush.toml")
+        """Arguments, environment, file; the file's tables are other programs' settings."""
+        file = TomlConfigSettingsSource(settings_cls, xdg.config_dir() / "plush.toml")
+        values = {name: value for name, value in file().items() if name not in TABLES}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
 
 
 def worker_queue(name: str) -> str:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
@@ -21,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from plush_worker.errors import PublisherOverloaded, RunFailed, WorkerStopping
+from plush_worker.task_names import COORDINATE, shown_arguments, shown_name
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -62,12 +63,19 @@ class Publisher:
             self._thread.join(timeout_s + 1.0)
 
     def send_task(self, name: str, kwargs: dict[str, Any], queue: str, task_id: str | None = None) -> None:
-        """Queue a task. Raises PublisherOverloaded or WorkerStopping; never blocks."""
+        """Queue a task. Raises PublisherOverloaded or WorkerStopping; never blocks.
+
+        A wake-up for a run goes under the name for what it is about, and as a child of the run's task.
+        """
+        shown, run_id = shown_name(name, kwargs), None if name == COORDINATE else kwargs.get("run_id")
+        options: dict[str, Any] = {"root_id": run_id, "parent_id": run_id} if run_id else {}
+        if (arguments := shown_arguments(kwargs)) is not None:
+            options["kwargsrepr"] = arguments
 
         def send() -> None:
-            self._app.send_task(name, kwargs=kwargs, queue=queue, task_id=task_id, retry=False)
+            self._app.send_task(shown, kwargs=kwargs, queue=queue, task_id=task_id, retry=False, **options)
 
-        self._put(_Message(f"task {name} for {queue}", send))
+        self._put(_Message(f"task {shown} for {queue}", send))
 
     def progress(self, task_id: str, text: str) -> None:
         """Flower shows the task in state PROGRESS with ``text``; an earlier text still waiting is replaced."""
@@ -80,20 +88,36 @@ class Publisher:
         message.progress_of = task_id
         self._put(message)
 
-    def succeed(self, task_id: str, result: dict[str, Any], runtime_s: float) -> None:
-        """Store the result of ``task_id`` and tell Flower: SUCCESS."""
+    def succeed(
+        self,
+        task_id: str,
+        result: dict[str, Any],
+        runtime_s: float,
+        name: str = COORDINATE,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store the result of ``task_id`` and tell Flower: SUCCESS. ``kwargs`` are the task's; a run's by default."""
+        request = _request(task_id, name, kwargs)
 
         def send() -> None:
-            self._app.backend.store_result(task_id, result, "SUCCESS", request=_request(task_id))
+            self._app.backend.store_result(task_id, result, "SUCCESS", request=request)
             self._send_event("task-succeeded", task_id, result=repr(result), runtime=runtime_s)
 
         self._finish(_Message(f"success of {task_id}", send), task_id)
 
-    def fail(self, task_id: str, error: str, runtime_s: float) -> None:
-        """Store the failure of ``task_id`` and tell Flower: FAILURE."""
+    def fail(
+        self,
+        task_id: str,
+        error: str,
+        runtime_s: float,
+        name: str = COORDINATE,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Store the failure of ``task_id`` and tell Flower: FAILURE. ``kwargs`` as for ``succeed``."""
+        request = _request(task_id, name, kwargs)
 
         def send() -> None:
-            self._app.backend.store_result(task_id, RunFailed(error), "FAILURE", request=_request(task_id))
+            self._app.backend.store_result(task_id, RunFailed(error), "FAILURE", request=request)
             self._send_event("task-failed", task_id, exception=error, traceback="", runtime=runtime_s)
 
         self._finish(_Message(f"failure of {task_id}", send), task_id)
@@ -201,6 +225,7 @@ def _nothing() -> None:
     """In place of a progress that a result has overtaken."""
 
 
-def _request(task_id: str) -> Context:
+def _request(task_id: str, name: str, kwargs: Mapping[str, Any] | None) -> Context:
     """What ``result_extended`` stores beside the result: the same as the task itself would have."""
-    return Context(id=task_id, task="plush.coordinate", args=[], kwargs={"run_id": task_id}, delivery_info={})
+    given = {"run_id": task_id} if kwargs is None else dict(kwargs)
+    return Context(id=task_id, task=name, args=[], kwargs=given, delivery_info={})

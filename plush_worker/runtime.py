@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plush_worker.celery_app import PlushApp
     from plush_worker.config import Settings
     from plush_worker.store import Store
+    from plush_worker.task_reports import TaskReports
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class WorkerRuntime:
     settings: Settings
     store: Store
     publisher: Publisher
+    reports: TaskReports
     meshes: Meshes
     coordinators: RunCoordinators
 
@@ -172,11 +174,12 @@ class WorkerRuntime:
 
     async def _main(self) -> None:
         from plush_worker.reconcile import Reconciler
-        from plush_worker.store import Store
+        from plush_worker.task_reports import TaskReports, WatchedStore
 
         self._loop = asyncio.get_running_loop()
         self._stop_asked = asyncio.Event()
-        self.store = await Store.connect(self.settings.redis_url)
+        self.store = store = await WatchedStore.connect(self.settings.redis_url)
+        self.reports = store.reports = TaskReports(self.publisher, lambda: self.incarnation)
         try:
             self.publisher.start()
             self.meshes, self.coordinators = self._factory(self)

@@ -34,6 +34,8 @@ class Service:
     process_start: str = ""
     boot_id: str = ""
     state_dir: str = ""
+    api_url: str = ""
+    token_file: str = ""  # holds an admin token of the API, 0600
     source: str = ""
 
 

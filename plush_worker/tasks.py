@@ -3,6 +3,7 @@
 ``plush.coordinate`` hands its run over and raises Ignore, so no pool thread waits for a run: a threads pool whose tasks
 wait deadlocks as soon as there are as many runs as threads. The other tasks wake the owner of subtrees; what it does it
 reads from the store. They carry the worker incarnation they are meant for, and are dropped when it isn't this one.
+Those that people watch (``task_names.py``) are handed over too: the mesh thread finishes them (``task_reports.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
 
+from plush_worker import task_names
 from plush_worker.errors import BadTaskMessage, PlushError, RunNotFound, WorkerStopping
+from plush_worker.task_names import CLOSE, OLD_OPEN, OLD_OPS, OPEN, OPS, WAKE
 
 if TYPE_CHECKING:
     from plush_worker.celery_app import PlushApp
@@ -21,10 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COORDINATE = "plush.coordinate"
-SUBTREE_OPEN = "plush.subtree.open"
-SUBTREE_OP = "plush.subtree.op"
-SUBTREE_CLOSE = "plush.subtree.close"
+COORDINATE = task_names.COORDINATE
 
 _STALE = {"stale": True}
 _MAX_TEXT_CHARS = 1 << 20  # a host set of many hosts is the longest
@@ -34,9 +34,12 @@ def register_tasks(app: PlushApp) -> None:
     """Give ``app`` the tasks. ``typing=False``: arguments come from other processes and are checked here."""
     options: dict[str, Any] = {"bind": True, "typing": False, "throws": (PlushError,)}
     app.task(coordinate, name=COORDINATE, **options)
-    app.task(open_subtrees, name=SUBTREE_OPEN, **options)
-    app.task(apply_ops, name=SUBTREE_OP, **options)
-    app.task(close_subtrees, name=SUBTREE_CLOSE, **options)
+    app.task(close_subtrees, name=CLOSE, **options)
+    for name in (OPEN, OLD_OPEN):
+        app.task(open_subtrees, name=name, **options)
+    for name in (*OPS.values(), OLD_OPS):
+        app.task(apply_ops, name=name, **options)
+    app.task(apply_ops, name=WAKE, send_events=False, ignore_result=True, **options)
 
 
 def coordinate(task: Any, *args: Any, **kwargs: Any) -> None:
@@ -58,25 +61,29 @@ def coordinate(task: Any, *args: Any, **kwargs: Any) -> None:
 
 def open_subtrees(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Open the subtrees ``roots`` (host set text) of ``mesh`` that the store assigns to this incarnation."""
-    given = _arguments(SUBTREE_OPEN, args, kwargs, {"run_id": str, "mesh": str, "incarnation": str, "roots": str})
+    given = _arguments(task.name, args, kwargs, {"run_id": str, "mesh": str, "incarnation": str, "roots": str})
     runtime = _runtime(task)
     if given["incarnation"] != runtime.incarnation:
         return _STALE
-    return _call(runtime, runtime.meshes.open_subtrees(given["mesh"], given["run_id"], given["roots"]))
+    action = runtime.meshes.open_subtrees(given["mesh"], given["run_id"], given["roots"])
+    return _follow(task, runtime, kwargs | {"what": "open"}, action)
 
 
 def apply_ops(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Send the run's ops down that this incarnation's subtrees haven't had yet."""
-    given = _arguments(SUBTREE_OP, args, kwargs, {"run_id": str, "mesh": str, "incarnation": str})
+    given = _arguments(task.name, args, kwargs, {"run_id": str, "mesh": str, "incarnation": str})
     runtime = _runtime(task)
     if given["incarnation"] != runtime.incarnation:
         return _STALE
-    return _call(runtime, runtime.meshes.apply_ops(given["mesh"], given["run_id"]))
+    action = runtime.meshes.apply_ops(given["mesh"], given["run_id"])
+    if task.name not in OPS.values():
+        return _call(runtime, action)
+    return _follow(task, runtime, kwargs | {"what": task.name.removeprefix("plush.")}, action)
 
 
 def close_subtrees(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Close the subtrees ``roots`` of ``mesh``; with ``kill``, end living ops first."""
-    given = _arguments(SUBTREE_CLOSE, args, kwargs, {"mesh": str, "incarnation": str, "roots": str, "kill": bool})
+    given = _arguments(CLOSE, args, kwargs, {"mesh": str, "incarnation": str, "roots": str, "kill": bool})
     runtime = _runtime(task)
     if given["incarnation"] != runtime.incarnation:
         return _STALE
@@ -86,6 +93,14 @@ def close_subtrees(task: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
 def _call(runtime: WorkerRuntime, coroutine: Any) -> dict[str, Any]:
     result: dict[str, Any] = runtime.call(coroutine)
     return result
+
+
+def _follow(task: Any, runtime: WorkerRuntime, arguments: Mapping[str, Any], action: Any) -> dict[str, Any]:
+    """The action's answer; raises Ignore when the task goes on, until the hosts that it is about are done."""
+    answer: dict[str, Any] | None = runtime.call(runtime.reports.follow(task.request.id, task.name, arguments, action))
+    if answer is None:
+        raise Ignore
+    return answer
 
 
 def _runtime(task: Any) -> WorkerRuntime:

@@ -40,12 +40,13 @@ def main(factory: PartsFactory | None = None) -> int:
     """Be a part of a stack. Returns the exit code; ``factory`` as in ``create_app``."""
     lifeline = _Lifeline.from_environment()
     try:
-        from plush_worker.celery_app import configure_logging
         from plush_worker.config import load_settings
+        from plush_worker.logs import configure_logging
 
-        configure_logging(logging.INFO, os.environ.get(LOG_FILE))
+        settings = load_settings()
+        configure_logging(logging.INFO, os.environ.get(LOG_FILE), settings.log_format)
         return run(
-            load_settings(),
+            settings,
             factory=factory,
             lifeline=lifeline,
             ready_fd=_descriptor(READY_FD),

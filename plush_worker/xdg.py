@@ -72,8 +72,11 @@ def machine_id() -> str:
     """Names this machine (or container) among all: equal for every process that sees the same files and agents.
 
     Of three parts, because each alone is shared somewhere: the machine id by cloned images and is absent in
-    containers, the boot id by containers of one machine, the host name by careless people.
+    containers, the boot id by containers of one machine, the host name by careless people. PLUSH_MACHINE_ID replaces
+    it, for containers that are given the same key files (``docker-compose.yml``).
     """
+    if given := os.environ.get("PLUSH_MACHINE_ID", ""):
+        return given
     parts = [_line("/etc/machine-id"), _line("/proc/sys/kernel/random/boot_id"), os.uname().nodename]
     return "/".join(part for part in parts if part)
 

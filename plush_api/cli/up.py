@@ -1,7 +1,7 @@
-"""``plush up``: a service on this machine in one foreground command: Redis server, workers, Flower.
+"""``plush up``: a service on this machine in one foreground command: Redis server, workers, API, Flower.
 
-The command itself is the parts' supervisor (``stack.py``). It tells other commands where it is (``service_file.py``),
-and ends, with an error, when a part dies.
+The command itself is the parts' supervisor (``stack.py``): it starts a part again that dies, and ends, with an error,
+when one does so again and again. It tells other commands where the parts are (``service_file.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from plush_api.stack import Part, Stack
+    from plush_worker.service_file import Service
     from plush_worker.store.address import Address
 
 START_TIMEOUT_S = 30.0
@@ -28,11 +29,20 @@ def up(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Flower's port on 127.0.0.1 (5555, or a free one).")
     ] = None,
+    api: Annotated[bool, typer.Option(help="Serve the HTTP API, for clients elsewhere and in other languages.")] = True,
+    api_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The API's port on 127.0.0.1 (8520, or a free one).")
+    ] = None,
 ) -> None:
-    """Run a service on this machine until Ctrl-C: a Redis server, workers and Flower. `plush run` finds it."""
+    """Run a service on this machine until Ctrl-C: a Redis server, workers, the API and Flower.
+
+    Every other command finds it. A part that dies is started again.
+    """
     import os
 
-    from plush_api.stack import Stack, signals_as_events
+    from plush_api.restarts import Restarts
+    from plush_api.signal_events import signals_as_events
+    from plush_api.stack import Stack
     from plush_worker import xdg
     from plush_worker.config import default_worker_name
 
@@ -40,11 +50,15 @@ def up(
     lock = _lock(state)
     folder = xdg.private_dir(state / "service")
     environment = {**os.environ, "PLUSH_STATE_DIR": str(state)}
-    stack = Stack(folder, environment, _address(folder), on_ready=_tell)
+    stack = Stack(
+        folder, environment, _address(folder), on_ready=_tell, restarts=Restarts(), on_restart=_tell_of_restart
+    )
     with signals_as_events() as (signal_fd, asked):
         try:
             for number in range(1, workers + 1):
                 stack.start_worker(f"{default_worker_name()}-{number}")
+            if api:
+                stack.start_api(**_api_environment(folder, api_port))
             if flower:
                 stack.start_flower(**_flower_environment(state, port))
             stack.start_server(appendonly=True)
@@ -57,43 +71,46 @@ def up(
 
 
 def _watch(stack: Stack, signal_fd: int, asked: list[int], state: Path) -> None:
-    """Until asked to end. Raises PartFailed when a part dies, or isn't ready in time."""
+    """Until asked to end. Raises PartFailed when a part isn't ready in time, or dies again and again."""
     import time
 
-    from plush_api.stack import drain
+    from plush_api.signal_events import drain
     from plush_worker.errors import PartFailed
-    from plush_worker.service_file import remove_service
+    from plush_worker.service_file import remove_service, write_service
 
     deadline = time.monotonic() + START_TIMEOUT_S
-    written = None
+    path = told = None
     try:
         while not asked:
-            if written is None and stack.all_ready():
-                written = _write_service(stack, state)
-                print(f"ready; Ctrl-C ends it ({written} tells other commands)", flush=True)
-            left_s = None if written else deadline - time.monotonic()
+            if stack.all_ready() and (found := _service(stack, state)) != told:
+                path, first, told = write_service(found), told is None, found
+                if first:
+                    print(f"ready; Ctrl-C ends it ({path} tells other commands)", flush=True)
+            left_s = None if told else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
                 late = ", ".join(part.name for part in stack.parts if not part.ready)
                 raise PartFailed(f"not ready within {START_TIMEOUT_S:g} s: {late}; their logs are in {stack.folder}")
             stack.wait((signal_fd,), left_s)
             drain(signal_fd)
     finally:
-        if written is not None:
-            remove_service(written)
+        if path is not None:
+            remove_service(path)
 
 
-def _write_service(stack: Stack, state: Path) -> Path:
-    from plush_worker.service_file import Service, write_service
+def _service(stack: Stack, state: Path) -> Service:
+    """What other commands are told, from what the parts have told."""
+    from plush_worker.service_file import Service
 
-    flower = next((part.detail for part in stack.parts if part.name == "flower"), "")
-    return write_service(
-        Service(
-            redis_url=stack.address.url(),
-            flower_url=flower,
-            flower_user=FLOWER_USER if flower else "",
-            flower_password=_password(state / "flower.password") if flower else "",
-            state_dir=str(state),
-        )
+    details = {part.name: part.detail for part in stack.parts}
+    flower, api = details.get("flower", ""), details.get("api", "")
+    return Service(
+        redis_url=stack.address.url(),
+        flower_url=flower,
+        flower_user=FLOWER_USER if flower else "",
+        flower_password=_password(state / "flower.password") if flower else "",
+        state_dir=str(state),
+        api_url=api,
+        token_file=str(_token_file(stack.folder)) if api else "",
     )
 
 
@@ -102,9 +119,17 @@ def _tell(part: Part) -> None:
     detail = part.detail
     if part.name == "flower":
         detail += f"  (user {FLOWER_USER}, password in {part.log.parent.parent / 'flower.password'})"
+    elif part.name == "api":
+        detail += f"  (admin token in {_token_file(part.log.parent)})"
     elif part.name.startswith("worker "):
         detail = f"queue worker.{part.name.removeprefix('worker ')}  (log {part.log})"
     print(f"{part.name:<20} {detail}", flush=True)
+
+
+def _tell_of_restart(text: str) -> None:
+    from .app import say
+
+    say(text)
 
 
 def _lock(state: Path) -> int:
@@ -122,7 +147,8 @@ def _lock(state: Path) -> int:
         owner = os.read(lock, 200).decode("utf-8", "replace").strip() or "unknown"
         os.close(lock)
         service = running_service()
-        where = f"; Flower is at {service.flower_url}" if service and service.flower_url else ""
+        places = (("Flower", service.flower_url), ("its API", service.api_url)) if service else ()
+        where = "".join(f"; {name} is at {url}" for name, url in places if url)
         raise AlreadyRunning(f"plush up runs already on {state} ({owner}){where}") from error
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"pid {os.getpid()} on {os.uname().nodename}".encode(), 0)
@@ -138,6 +164,18 @@ def _address(folder: Path) -> Address:
     if not xdg.fits_socket(path):
         path = xdg.private_dir(xdg.runtime_dir() or xdg.scratch_dir()) / "redis.sock"
     return Address(path=str(path), password=_password(folder / "redis.password"))
+
+
+def _token_file(folder: Path) -> Path:
+    return folder / "admin.token"
+
+
+def _api_environment(folder: Path, port: int | None) -> dict[str, str]:
+    """The API makes the first admin token by itself, when the file isn't there."""
+    environment = {"PLUSH_API_ADMIN_TOKEN_FILE": str(_token_file(folder))}
+    if port is not None:
+        environment |= {"PLUSH_API_PORT": str(port), "PLUSH_API_PORT_FIXED": "1"}
+    return environment
 
 
 def _flower_environment(state: Path, port: int | None) -> dict[str, str]:

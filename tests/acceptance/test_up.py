@@ -7,17 +7,20 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plush_worker.errors import PlushError
 from plush_worker.store.light import LightStore
 
 LIMIT_S = 40.0
@@ -68,11 +71,13 @@ def processes(plush: Any) -> dict[int, str]:
     return found
 
 
-def fetch(url: str, login: str = "") -> int:
+def fetch(url: str, login: str = "", bearer: str = "") -> int:
     """The HTTP status."""
     request = urllib.request.Request(url)
     if login:
         request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    if bearer:
+        request.add_header("Authorization", f"Bearer {bearer}")
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return int(response.status)
@@ -85,7 +90,7 @@ def test_a_service_tells_its_parts_is_found_and_leaves_nothing(plush: Any) -> No
     process, lines = start(plush, "--workers", "2")
     assert re.match(r"(redis|valkey)-server +unix:///", lines[0])
     assert sum(line.startswith("worker ") for line in lines) == 2
-    assert any(line.startswith("flower") for line in lines)
+    assert {"flower", "api"} <= {line.split()[0] for line in lines}
 
     path = service_file(plush)
     service = json.loads(path.read_text())
@@ -126,14 +131,64 @@ def test_what_was_stored_outlives_a_restart(plush: Any) -> None:
     assert end(process, signal.SIGTERM)[0] == 0
 
 
-@pytest.mark.parametrize("part", ["plush_worker.worker_process", "plush_api.flower_part", "redis.sock"])
-def test_the_death_of_a_part_ends_the_service_with_an_error(plush: Any, part: str) -> None:
-    process, _ = start(plush)
-    os.kill(next(pid for pid, command in processes(plush).items() if part in command), signal.SIGKILL)
-    _, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 69
-    assert err.startswith("plush: ") and "ended by signal 9" in err
+@contextmanager
+def taken_port(port: int) -> Iterator[None]:
+    """A port of 127.0.0.1 that nobody else gets; it may be taken already."""
+    with socket.socket() as taken:
+        try:
+            taken.bind(("127.0.0.1", port))
+            taken.listen()
+        except OSError:
+            pass
+        yield
+
+
+PARTS = ("plush_worker.worker_process", "plush_api.flower_part", "plush_api.api_part", "redis.sock")
+
+
+def test_a_part_that_dies_is_started_again_where_it_was(plush: Any) -> None:
+    with taken_port(8520), taken_port(5555):
+        process, _ = start(plush)
+    before, service = processes(plush), json.loads(service_file(plush).read_text())
+    victims = {part: next(pid for pid, command in before.items() if part in command) for part in PARTS}
+    for pid in victims.values():
+        os.kill(pid, signal.SIGKILL)
+    token = Path(service["token_file"]).read_text().strip()
+
+    def well() -> bool:
+        try:
+            with LightStore.connect(service["redis_url"]) as store:
+                worker = len(store.live_workers()) == 1
+            login = f"{service['flower_user']}:{service['flower_password']}"
+            return worker and fetch(service["flower_url"], login) == fetch(service["api_url"] + "/readyz") == 200
+        except (PlushError, OSError):
+            return False
+
+    until(well, "all four serve again at their old places")
+    assert fetch(service["api_url"] + "/v1/runs", bearer=token) == 200, "the admin token has gone with the server"
+    assert not victims.keys() & processes(plush).keys()
+    assert json.loads(service_file(plush).read_text()) == service
+    code, err, _ = end(process, signal.SIGTERM)
+    assert code == 0
+    assert err.count("ended by signal 9: it is started again in 0.2 s") == len(PARTS), err
     assert not processes(plush) and not service_file(plush).exists()
+
+
+def test_the_first_admin_token_is_made_once_and_for_its_owner_only(plush: Any) -> None:
+    process, lines = start(plush, "--no-flower")
+    service = json.loads(service_file(plush).read_text())
+    path = Path(service["token_file"])
+    token = path.read_text().strip()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert any(line.startswith("api ") and str(path) in line for line in lines)
+    assert not any(token in text for text in (*lines, *processes(plush).values()))
+    assert fetch(service["api_url"] + "/v1/tokens") == 401
+    assert fetch(service["api_url"] + "/v1/tokens", bearer=token) == 200
+    assert end(process, signal.SIGTERM)[0] == 0
+    process, _ = start(plush, "--no-flower")
+    assert path.read_text().strip() == token, "a restart locks out those who hold the token"
+    assert fetch(json.loads(service_file(plush).read_text())["api_url"] + "/v1/tokens", bearer=token) == 200
+    assert end(process, signal.SIGTERM)[0] == 0
 
 
 def test_sigkill_takes_all_parts_and_the_next_start_is_not_hindered(plush: Any) -> None:
@@ -147,16 +202,15 @@ def test_sigkill_takes_all_parts_and_the_next_start_is_not_hindered(plush: Any) 
     assert end(process, signal.SIGTERM)[0] == 0
 
 
-def test_a_port_that_is_taken_is_an_error_only_when_asked_for(plush: Any) -> None:
-    import socket
-
+@pytest.mark.parametrize(("option", "part"), [("--port", "flower"), ("--api-port", "api")])
+def test_a_port_that_is_taken_is_an_error_only_when_asked_for(plush: Any, option: str, part: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        refused = plush("up", "--port", port, timeout_s=LIMIT_S)
+        refused = plush("up", option, port, timeout_s=LIMIT_S)
     assert refused.returncode == 69
-    assert "flower ended with exit code 69" in refused.stderr and f"port {port}" in refused.stderr
+    assert f"{part} ended with exit code 69" in refused.stderr and f"port {port}" in refused.stderr
     assert not processes(plush)
 
 

@@ -85,7 +85,7 @@ def test_order_is_kept(app: FakeApp, publisher: Publisher) -> None:
     publisher.fail("r", "broke", 1.0)
     publisher.stop()
     assert app.sent[-3:] == [
-        ("task", "plush.subtree.open", "t"),
+        ("task", "plush.open", "t"),
         ("result", "r", "FAILURE"),
         ("task-failed", "r", "broke"),
     ]
