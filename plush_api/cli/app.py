@@ -9,18 +9,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
 COMMANDS = {
     "run": "Run a command on many hosts.",
-    "up": "Start a service on this machine: Redis, workers, Flower.",
+    "submit": "Submit an experiment as a run that goes on by itself.",
+    "validate": "Check an experiment.",
     "ps": "List runs.",
+    "status": "Show how far a run is.",
+    "watch": "Watch a run to its end.",
+    "logs": "Show what the hosts of a run printed.",
+    "results": "Show how each host of a run ended, and what it printed.",
     "kill": "Stop a run.",
+    "rm": "Remove ended runs.",
+    "deploy": "Copy files to many hosts.",
+    "fetch": "Copy files from many hosts.",
+    "up": "Start a service on this machine: Redis, workers, API, Flower.",
+    "doctor": "Check this machine and the service, and say what to do.",
     "mesh": "List, build and close standing meshes.",
     "hosts": "List, check and trust hosts.",
+    "slice": "List and show slices.",
     "tree": "Plan trees of SSH connections.",
-    "worker": "Start a worker.",
+    "worker": "List workers, start one.",
+    "token": "Make, list and revoke tokens.",
+    "completion": "Make your shell complete plush.",
     "demo": "Show it all on this machine, with local hosts.",
 }
-MODULES = {"demo": "plush_api.demo"}  # others: plush_api.cli.<command>
+MODULES = {"demo": "plush_api.demo", "watch": "plush_api.cli.watch_run"}  # others: plush_api.cli.<command>
+HIDDEN_COMPLETE = "__complete"  # asked by shells
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -49,6 +67,11 @@ def _dispatch(words: list[str]) -> int:
         return run(words[1:])
     if name in COMMANDS:
         return _call_typer(name, words)
+    if name == HIDDEN_COMPLETE:
+        from .completion import answer
+
+        sys.stdout.write(answer(words[1:]))
+        return 0
     if name in ("--version", "-V"):
         return print_version()
     if name in ("--help", "-h", "help") or not words:
@@ -61,11 +84,9 @@ def _dispatch(words: list[str]) -> int:
 
 def _call_typer(name: str, words: list[str]) -> int:
     """A command whose module defines a typer application ``app``, or a function of the command's name."""
-    from importlib import import_module
-
     import typer
 
-    module = import_module(MODULES.get(name, f"plush_api.cli.{name}"))
+    module = module_of(name)
     plush = typer.Typer(add_completion=False)
     plush.callback()(_nothing)  # keeps ``name`` a sub-command although it is the only one
     if hasattr(module, "app"):
@@ -76,6 +97,13 @@ def _call_typer(name: str, words: list[str]) -> int:
     return 0
 
 
+def module_of(name: str) -> ModuleType:
+    """The module of a command, imported now."""
+    from importlib import import_module
+
+    return import_module(MODULES.get(name, f"plush_api.cli.{name}"))
+
+
 def _nothing() -> None:
     """Run commands and experiments on many machines over a tree of SSH connections."""
 
@@ -83,7 +111,7 @@ def _nothing() -> None:
 def help_text() -> str:
     """What ``plush --help`` prints."""
     lines = ["Usage: plush COMMAND [OPTIONS]", "", _nothing.__doc__ or "", "", "Commands:"]
-    lines += [f"  {name:<8}{text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     lines += ["", "plush COMMAND --help says more. plush --version says which version this is."]
     return "\n".join(lines) + "\n"
 

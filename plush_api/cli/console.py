@@ -90,13 +90,13 @@ class Console:
             return
         self.flush()
         self._progress, self._progress_at = line, now
-        _write_all(STDERR, _CLEAR_LINE + line)
+        write_all(STDERR, _CLEAR_LINE + line)
 
     def end_progress(self) -> None:
         """Take the progress line away."""
         if self._progress:
             self._progress = b""
-            _write_all(STDERR, _CLEAR_LINE)
+            write_all(STDERR, _CLEAR_LINE)
 
     def _whole_lines(self) -> bool:
         """Whether no line of output stands half printed on the terminal."""
@@ -110,7 +110,7 @@ class Console:
         if self._terminal[descriptor]:
             self.end_progress()
         self._at_line_start[descriptor] = data.endswith(b"\n")
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
 
 
 def printable(text: str) -> str:
@@ -118,7 +118,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         try:

@@ -29,6 +29,7 @@ class JsonRenderer:
     """Keeps each host's output until it ends.
 
     ``folder()`` names the folder for outputs beyond 1 MiB, which is made when needed; with ``stored`` they are there.
+    ``process``: the name of the process that printed this, in a run with several; an object has it as ``process``.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class JsonRenderer:
         name_of: Callable[[int], str],
         folder: Callable[[], Path],
         stored: OutputFolder | None = None,
+        process: str = "",
     ) -> None:
         self._console = console
         self._name_of = name_of
         self._folder = folder
         self._stored = stored
+        self._process = {"process": process} if process else {}
         self._kept = {STDOUT: Tracks(), STDERR: Tracks()}
         self._lost: dict[tuple[int, int], int] = {}  # (host number, stream) -> lost bytes
 
@@ -76,7 +79,13 @@ class JsonRenderer:
             kept.close()
 
     def _write(self, name: str, outcome: Outcome, printed: dict[str, Any], error: str) -> None:
-        line = {"host": name, "state": str(outcome.state), "code": outcome.code, "signal": outcome.signal}
+        line = {
+            "host": name,
+            **self._process,
+            "state": str(outcome.state),
+            "code": outcome.code,
+            "signal": outcome.signal,
+        }
         self._console.write(TO_STDOUT, json.dumps(line | {"error": error} | printed).encode() + b"\n")
 
     def _error(self, number: int, outcome: Outcome) -> str:

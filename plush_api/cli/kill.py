@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plush_worker.errors import RunNotFound, UsageError
+from plush_worker.errors import UsageError
+
+from .run_ids import RunArgument, find_run
 
 if TYPE_CHECKING:
     from plush_api.client import Client
@@ -17,7 +19,7 @@ CONFIRM_S = 20.0  # beyond the grace, until we stop waiting for the run's end
 
 
 def kill(
-    run: Annotated[str, typer.Argument(help="The run's id, or the beginning of it.")],
+    run: RunArgument,
     signal: Annotated[str, typer.Option("-s", "--signal", help="The first signal: a name or a number.")] = "TERM",
     grace: Annotated[float, typer.Option(min=0, max=86400, help="Seconds until SIGKILL.")] = 5.0,
     wait: Annotated[bool, typer.Option(help="Wait until the run has ended.")] = True,
@@ -33,9 +35,12 @@ def kill(
         run_id = find_run(client, run)
         state = final_state(client.run(run_id))
         if not state:
-            client.kill(run_id, number, round(grace * 1000), "plush kill")
-            state = _wait(client, run_id, grace + CONFIRM_S) if wait else "stopping"
-            text = (state if wait else "asked to stop") or "has not confirmed its end yet"
+            if wait:
+                state = end_run(client, run_id, number, grace, "plush kill")
+                text = state or "has not confirmed its end yet"
+            else:
+                client.kill(run_id, number, round(grace * 1000), "plush kill")
+                state, text = "stopping", "asked to stop"
         else:
             text = f"had ended already: {state}"
     finally:
@@ -57,16 +62,10 @@ def signal_number(text: str) -> int:
     return number
 
 
-def find_run(client: Client, text: str) -> str:
-    """The id of the run that ``text`` is, or begins. Raises RunNotFound, UsageError when several begin so."""
-    if client.run(text):
-        return text
-    found = [fields["run_id"] for fields in client.runs(1000) if text and fields["run_id"].startswith(text)]
-    if not found:
-        raise RunNotFound(f"there is no run {text}; 'plush ps' lists those that there are")
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} runs begin with {text}: {', '.join(found[:5])}; give more of the id")
-    return found[0]
+def end_run(client: Client, run_id: str, number: int, grace_s: float, by: str) -> str:
+    """Ask for the run's end and wait for it. Returns its final state; empty when it has none in time."""
+    client.kill(run_id, number, round(grace_s * 1000), by)
+    return _wait(client, run_id, grace_s + CONFIRM_S)
 
 
 def _wait(client: Client, run_id: str, limit_s: float) -> str:

@@ -90,12 +90,16 @@ def _join(options: Any) -> int:
     from .console import Console
     from .options import check_planner
     from .run import follow_run, resolve_hosts, settings_of
-    from .service import find_running_service
+    from .service import RemoteService, find_running_service
     from .watch import report_rejected
 
     check_planner(options)
     console = Console(quiet=options.quiet)
     service = find_running_service()
+    if isinstance(service, RemoteService):
+        from .remote_run import run_remotely
+
+        return run_remotely(options, service, console)
     resolved = resolve_hosts(options)
     for note in resolved.notes:
         console.say(note)
@@ -120,7 +124,7 @@ def bring_down(
     client = connect_to_service()
     closed: dict[str, bool] = {}
     try:
-        for found in find_meshes(client.meshes(), mesh, _owner()):
+        for found in find_meshes(client.meshes(), mesh, "" if mesh else client.owner()):
             client.close_mesh(found["id"], kill=kill)
             closed[found["id"]] = not wait
         if wait and closed:
@@ -157,9 +161,3 @@ def _wait_closed(client: Client, meshes: list[str]) -> dict[str, bool]:
         if not standing.intersection(meshes) or time.monotonic() > deadline:
             return {mesh: mesh not in standing for mesh in meshes}
         time.sleep(POLL_S)
-
-
-def _owner() -> str:
-    from .submission import owner_name
-
-    return owner_name()

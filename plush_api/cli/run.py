@@ -34,6 +34,14 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(help_text())
         return 0
     console = Console(quiet=options.quiet)
+    from .service import find_remote_service
+
+    if (remote := find_remote_service()) is not None:
+        from .remote_run import run_remotely
+
+        if options.outdir:
+            make_outdir(options.outdir)
+        return run_remotely(options, remote, console)
     resolved = resolve_hosts(options)
     for note in resolved.notes:
         console.say(note)

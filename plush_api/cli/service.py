@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from plush_worker.errors import ServiceUnavailable
 
 if TYPE_CHECKING:
     from plush_api.client import Client
+    from plush_api.remote import Remote
 
     from .console import Console
 
@@ -29,8 +31,41 @@ class FoundService:
         return connect(self.redis_url, self.state_dir)
 
 
+class RemoteService(FoundService):
+    """A service elsewhere, spoken to over HTTP. Its hosts are looked up where it runs."""
+
+    def __init__(self, remote: Remote) -> None:
+        super().__init__("", "")
+        self.remote = remote
+
+    def connect(self) -> Client:
+        """A new client of it."""
+        from plush_api.http_client import HttpClient
+
+        return HttpClient(self.remote.url, self.remote.token)
+
+
+def find_remote_service() -> RemoteService | None:
+    """The service that PLUSH_URL or PLUSH_TOKEN select; None when neither is set. Raises ConfigurationError."""
+    if not any(name in os.environ for name in ("PLUSH_URL", "PLUSH_TOKEN", "PLUSH_TOKEN_FILE")):
+        return None
+    from plush_api.remote import find_remote, warning
+
+    remote = find_remote()
+    if remote is None:
+        return None
+    if text := warning(remote):
+        from .app import say
+
+        say(text)
+    return RemoteService(remote)
+
+
 def find_or_start_service(workers: int, console: Console, stack: ExitStack) -> FoundService:
-    """The service that is configured or runs, else one with so many workers that ends with ``stack``."""
+    """The service that is configured or runs, else one with so many workers that ends with ``stack``.
+
+    Never one elsewhere: it is for commands that have looked their hosts up on this machine.
+    """
     from plush_worker.service_file import find_service
 
     found = find_service()
@@ -45,7 +80,10 @@ def find_or_start_service(workers: int, console: Console, stack: ExitStack) -> F
 
 
 def find_running_service() -> FoundService:
-    """The service that is configured or runs. Raises ServiceUnavailable when there is none."""
+    """The service that is configured or runs, here or elsewhere. Raises ServiceUnavailable when there is none."""
+    remote = find_remote_service()
+    if remote is not None:
+        return remote
     from plush_worker.service_file import find_service
 
     found = find_service()

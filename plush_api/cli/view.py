@@ -7,13 +7,14 @@ clock, no I/O. Host sets are integers as in ``plush_worker.node.hostset``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from plush_worker.model import HostState, RunSpec
 from plush_worker.node import hostset
-from plush_worker.run_state import RunState
+from plush_worker.run_state import RunState, plan_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,24 @@ class RunView:
         extra = _HANDLERS.get(str(event.get("type")))
         return [*(extra(self, event_id, event) if extra else ()), *effects]
 
+    def begin_late(self, fields: Mapping[str, str]) -> list[Effect]:
+        """The first events of a run with very many have been trimmed away; its fields say what can still be known.
+
+        Call it before the first ``fold``, then go on as always.
+        """
+        numbered, rejected = numbers_and_rejected(fields)
+        if not numbered:
+            return []
+        mesh, hosts = fields.get("mesh", ""), hostset.to_text(hostset.of(numbered))
+        parts = plan_parts(self.spec, list(numbered))
+        event: dict[str, Any] = {"type": "hosts_joined", "mesh": mesh, "hosts": hosts}
+        self._state.fold(event if parts is None else {**event, "parts": parts})
+        self._state.fold({"type": "subtrees_assigned"})
+        self.coordinated = True
+        self._submitted_ms = self._connected_ms = round(self.spec.submitted_at * 1000)
+        gone = Notice("the run's first events are gone: hosts that ended then, and processes, are not told apart")
+        return [gone, *self.learn_hosts(numbered, rejected)]
+
     def learn_hosts(self, numbered: Mapping[int, str], rejected: Mapping[str, str]) -> list[Effect]:
         """The numbers of the hosts, and the hosts that were refused with the reason."""
         self.names.update(numbered)
@@ -151,8 +170,7 @@ class RunView:
     def _outcomes_of(self, fresh: int) -> list[HostsEnded]:
         effects: list[HostsEnded] = []
         for (state, code, signal, detail), hosts in self._state.outcomes.items() if fresh else ():
-            outcome = Outcome(hosts & fresh, _state_of(state), code, signal, _ENDINGS.get(detail, detail))
-            effects += self._end(replace(outcome, timed_out=state == "killed" and detail == "timeout"))
+            effects += self._end(outcome_of(hosts & fresh, state, code, signal, detail))
         return effects
 
     def _end(self, outcome: Outcome) -> list[HostsEnded]:
@@ -211,11 +229,24 @@ _ENDINGS = {
 }
 
 
+def outcome_of(hosts: int, state: str, code: int | None, signal: int | None, detail: str) -> Outcome:
+    """How these hosts ended, from what an event says of it."""
+    timed_out = state == "killed" and detail == "timeout"
+    return Outcome(hosts, _state_of(state), code, signal, _ENDINGS.get(detail, detail), timed_out)
+
+
 def _state_of(text: str) -> HostState:
     try:
         return HostState(text)
     except ValueError:
         return HostState.UNKNOWN  # of a newer worker
+
+
+def numbers_and_rejected(fields: Mapping[str, str]) -> tuple[dict[int, str], dict[str, str]]:
+    """(number -> name, name -> reason) from a run's fields ``hosts`` and ``rejected``."""
+    numbered = {int(number): str(name) for number, name in json.loads(fields.get("hosts") or "[]")}
+    rejected = {str(name): str(why) for name, why in json.loads(fields.get("rejected") or "{}").items()}
+    return numbered, rejected
 
 
 def _milliseconds(event_id: str) -> int:

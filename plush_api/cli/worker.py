@@ -1,18 +1,19 @@
-"""``plush worker start``: a worker in this process, for a service whose Redis is elsewhere or run by others."""
+"""``plush worker``: the workers there are; and one in this process, for a Redis elsewhere or run by others."""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from typing import Annotated
 
 import typer
 
+from .host_options import AsJson
+
+_COLUMNS = ("WORKER", "HOSTS", "CAPACITY", "AGE", "PID", "STATE FOLDER")
+
 app = typer.Typer(no_args_is_help=True, help="Workers: they own the links and run what is asked of them.")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep ``start`` a sub-command although it is the only one."""
 
 
 @app.command()
@@ -39,3 +40,28 @@ def start(
         settings = settings.model_copy(update={"redis_url": service.redis_url})
     configure_logging(logging.INFO if verbose else logging.WARNING)
     raise typer.Exit(run(settings, announce=lambda text: print(text, file=sys.stderr)))
+
+
+@app.command("ls")
+def list_workers(as_json: AsJson = False) -> None:
+    """List the live workers: how many hosts each has, and how many it takes."""
+    from dataclasses import asdict
+
+    from .ps import age_text, print_table
+    from .service import connect_to_service
+
+    client = connect_to_service()
+    try:
+        workers = client.workers()
+    finally:
+        client.close()
+    if as_json:
+        for worker in workers:
+            print(json.dumps(asdict(worker)))
+        return
+    now_s = time.time()
+    rows = [
+        [w.name, str(w.load), str(w.capacity), age_text(max(0.0, now_s - w.started_at)), str(w.pid or ""), w.state_dir]
+        for w in workers
+    ]
+    print_table(_COLUMNS, rows)

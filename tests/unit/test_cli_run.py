@@ -281,7 +281,7 @@ def test_a_stop_that_cannot_be_asked_for_is_tried_again(monkeypatch: pytest.Monk
 def test_mistakes_have_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["run", "-w", "a"]) == UsageError.exit_code == 2
     assert capsys.readouterr().err == "plush: no command: plush run -w HOSTS -- CMD\n"
-    assert app.main(["rum"]) == 2
+    assert app.main(["runn"]) == 2
     assert "did you mean run?" in capsys.readouterr().err
     assert app.main([]) == 2
 
