@@ -44,6 +44,8 @@ MODULES = {
     "loopback": "ops.bench.loopback",
     "fan_in": "ops.bench.fan_in",
     "flood": "ops.bench.flood",
+    "scaling": "ops.bench.scaling",
+    "service": "ops.bench.service",
     "cold": "ops.bench.cold",
     "warm": "ops.bench.warm",
     "wide_flood": "ops.bench.wide_flood",
