@@ -122,17 +122,6 @@ class Journal:
         self._fd, self._size = None, len(text)
         self.states, self.tombstones, self.dropped = states, tombstones, dropped
 
-    def remove(self):
-        """Forget everything: nothing is held here any more."""
-        if self._fd is not None:
-            os.close(self._fd)
-        self._fd, self._size = None, 0
-        for path in (self._path, self._path + ".new"):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
-
 
 def _lines(records):
     return b"".join(b"%s %s\n" % (r[0].encode(), b" ".join(b"%d" % number for number in r[1:])) for r in records)

@@ -65,7 +65,8 @@ def test_the_environment_is_that_of_a_login_by_ssh(machine: Machine) -> None:
     store = node.run(1001, command, env={"GIVEN": "völlig"})
     names, folder, leads = store.data[OUT].decode().splitlines()
     added_by_bash = {b"_", b"SHLVL", b"PWD", b"OLDPWD", b"LC_CTYPE"}
-    assert set(eval(names)) - added_by_bash == {b"PATH", b"HOME", b"MY_WORD", b"GIVEN", b"PLUSH_HOST", *map(str.encode, mark)}
+    expected = {b"PATH", b"HOME", b"MY_WORD", b"GIVEN", b"PLUSH_HOST", *map(str.encode, mark)}
+    assert set(eval(names)) - added_by_bash == expected
     assert (folder, leads) == (str(Path.home()), "True")
 
 

@@ -142,10 +142,3 @@ def test_compaction_keeps_tombstones_that_still_matter(path: Path) -> None:
     assert again.dropped > 0
     assert not again.is_new(6000)
     assert again.tombstones == {6000: 15}
-
-
-def test_nothing_is_left_when_it_is_removed(path: Path) -> None:
-    journal = journal_at(path)
-    journal.remove()
-    assert list(path.parent.iterdir()) == []
-    journal.remove()
