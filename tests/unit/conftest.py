@@ -6,6 +6,6 @@
 from hypothesis import settings
 
 # No deadline: on a shared machine it fails tests that are right.
-settings.register_profile("quick", max_examples=50, deadline=None)
+settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile("quick")
