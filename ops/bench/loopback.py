@@ -17,8 +17,8 @@ WARM_WORKER_TIMES_PDSH = 8.0
 
 WARM_NOTE = (
     "At the worker the second command is bound by the two processors that all hosts share: its time on both of them is "
-    "{each_ms:.1f} ms a host; bash and date alone took 2.9 ms when one host was profiled. Hosts with processors of their "
-    "own don't wait for each other so."
+    "{each_ms:.1f} ms a host; bash and date alone took 2.9 ms when one host was profiled. Hosts with processors of "
+    "their own don't wait for each other so."
 )
 
 
